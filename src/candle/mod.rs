@@ -1,0 +1,1 @@
+//! candle operations with gradients for the layer and the loss.
