@@ -1,2 +1,52 @@
-//! The command line of the crate.
-fn main() {}
+//! The command line. Each subcommand is a file of its own, with its arguments, `Args`, and
+//! `run(args, out) -> fair_moe::Result<()>`; whatever it prints goes to `out`, by [`output::say`].
+
+mod info;
+mod output;
+
+use clap::{Parser, Subcommand};
+use std::io::Write;
+use std::process::ExitCode;
+
+/// Fair mixtures of experts: the reference model, and checks and measurements of the layer and the loss.
+#[derive(Parser)]
+#[command(name = "fair-moe", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Tell what this binary is and what it finds on this machine.
+    Info(info::Args),
+}
+
+impl Command {
+    fn run(self, out: &mut dyn Write) -> fair_moe::Result<()> {
+        match self {
+            Command::Info(args) => info::run(args, out),
+        }
+    }
+}
+
+/// Code 0: done. 1: an error, in one sentence on standard error. 2: wrong arguments.
+fn main() -> ExitCode {
+    let mut out = output::Output::default();
+    let result = match Cli::try_parse() {
+        Ok(cli) => cli.command.run(&mut out),
+        Err(usage) if usage.use_stderr() => {
+            output::complain(usage.render().to_string().trim_end());
+            return ExitCode::from(2);
+        }
+        Err(help) => write!(out, "{}", help.render()).map_err(output::failed),
+    };
+    match result.and_then(|()| out.flush().map_err(output::failed)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) if out.is_closed() => ExitCode::FAILURE,
+        Err(error) => {
+            output::complain(error);
+            ExitCode::FAILURE
+        }
+    }
+}
