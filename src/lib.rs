@@ -9,6 +9,9 @@ mod moe;
 mod parameters;
 pub mod reference;
 
+#[cfg(any(feature = "cli", feature = "model"))]
+pub mod files;
+
 #[cfg(feature = "candle")]
 pub mod candle;
 #[cfg(feature = "model")]
