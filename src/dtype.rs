@@ -1,5 +1,6 @@
 //! Number types: what a layer's tensors hold, and the wider type that its gate and its sums are computed in.
 
+use crate::cpu::Gemm;
 use crate::error::{Error, Result};
 use half::{bf16, f16};
 use std::{fmt, str::FromStr};
@@ -55,7 +56,7 @@ impl FromStr for DType {
 }
 
 /// An element of a tensor: `f64`, `f32`, [`f16`] or [`bf16`].
-pub trait Element: bytemuck::Pod + Send + Sync + PartialEq + fmt::Debug + Default {
+pub trait Element: Gemm + bytemuck::Pod + Send + Sync + PartialEq + fmt::Debug + Default {
     /// The type that sums, gates and losses of this element are computed in: `f64` for `f64`, else `f32`.
     type Wide: Float;
     /// Its run-time name.
@@ -90,12 +91,14 @@ pub trait Float:
     const ONE: Self;
     /// e to the power of self.
     fn exp(self) -> Self;
+    /// The error function.
+    fn erf(self) -> Self;
     /// Not a number.
     fn is_nan(self) -> bool;
 }
 
 macro_rules! float {
-    ($t:ident, $name:ident) => {
+    ($t:ident, $name:ident, $erf:path) => {
         impl Element for $t {
             type Wide = $t;
             const DTYPE: DType = DType::$name;
@@ -118,14 +121,17 @@ macro_rules! float {
             fn exp(self) -> Self {
                 $t::exp(self)
             }
+            fn erf(self) -> Self {
+                $erf(self)
+            }
             fn is_nan(self) -> bool {
                 $t::is_nan(self)
             }
         }
     };
 }
-float!(f64, F64);
-float!(f32, F32);
+float!(f64, F64, libm::erf);
+float!(f32, F32, libm::erff);
 
 macro_rules! half {
     ($t:ident, $name:ident) => {

@@ -1,5 +1,6 @@
 //! Fair mixtures of experts: the layer and the loss of Fair-MoE (arXiv 2502.06094), forward and backward.
 
+mod activation;
 pub mod config;
 mod cpu;
 mod dtype;

@@ -1,6 +1,7 @@
 //! The layer: gate, route, experts, combine; and back.
 
 use crate::config::MoeConfig;
+use crate::cpu;
 use crate::dtype::Element;
 use crate::error::{Error, Result, expect_shape, product};
 use crate::parameters::Parameters;
@@ -52,6 +53,39 @@ impl<'a, T> MoeInput<'a, T> {
     pub fn rows(&self) -> usize {
         self.tokens * self.samples
     }
+
+    /// Whether a row takes part in routing.
+    pub(crate) fn is_routed(&self, row: usize) -> bool {
+        self.row_mask.is_none_or(|mask| mask[row])
+    }
+
+    /// Whether a row's output is needed.
+    pub(crate) fn is_needed(&self, row: usize) -> bool {
+        self.rows_needed.is_none_or(|rows| rows.binary_search(&row).is_ok())
+    }
+
+    /// x of a row [D].
+    pub(crate) fn row(&self, row: usize, width: usize) -> &'a [T] {
+        &self.x[row * width..][..width]
+    }
+
+    pub(crate) fn check(&self, config: &MoeConfig) -> Result<()> {
+        product("x", &[self.tokens, self.samples, config.width.max(config.experts.count + config.top_k)])?;
+        let rows = self.rows();
+        if rows.checked_mul(config.top_k + 1).is_none_or(|pairs| pairs >= NO_PAIR as usize) {
+            return Err(Error::config("the number of (row, expert) pairs", "below 2^32 - 1", rows.saturating_mul(config.top_k)));
+        }
+        expect_shape("x", &[self.tokens, self.samples, config.width], self.x.len())?;
+        if let Some(mask) = self.row_mask {
+            expect_shape("the row mask", &[self.tokens, self.samples], mask.len())?;
+        }
+        let Some(needed) = self.rows_needed else { return Ok(()) };
+        let bad = (0..needed.len()).find(|&i| needed[i] >= rows || (i > 0 && needed[i] <= needed[i - 1]));
+        let expected = || format!("ascending, each below {rows}");
+        bad.map_or(Ok(()), |i| {
+            Err(Error::Value { what: "the rows needed", expected: expected(), index: i, got: needed[i].to_string() })
+        })
+    }
 }
 
 /// What the gate and routing decided. Arrays are reused from call to call. `W` is f32, or f64 in an f64 layer.
@@ -91,12 +125,32 @@ impl<W> Routing<W> {
 /// Owned by the caller and reused: buffers only ever grow.
 #[derive(Clone, Debug, Default)]
 pub struct MoeState<T: Element> {
-    /// What the gate and routing decided.
-    pub routing: Routing<T::Wide>,
+    pub(crate) routing: Routing<T::Wide>,
     /// [P, F] the experts' inner layer before its activation, pairs in list order; then the shared expert's rows.
     pub(crate) inner: Vec<T>,
     /// [P, F] the same of the gating map; empty unless the experts are gated.
     pub(crate) glu: Vec<T>,
+}
+
+impl<T: Element> MoeState<T> {
+    /// What the gate and routing decided.
+    pub fn routing(&self) -> &Routing<T::Wide> {
+        &self.routing
+    }
+
+    /// Checks that a forward pass of this layer on this input left it.
+    fn check(&self, config: &MoeConfig, input: &MoeInput<'_, T>) -> Result<()> {
+        let (rows, routing) = (input.rows(), &self.routing);
+        let needed = input.rows_needed.map_or(rows, <[usize]>::len);
+        let shared = if config.shared_expert { needed } else { 0 };
+        let inner = (routing.pairs() + shared) * config.experts.width;
+        expect_shape("the state's weights", &[rows, config.experts.count], routing.weights.len())?;
+        expect_shape("the state's pairs", &[rows, config.top_k], routing.row_pairs.len())?;
+        expect_shape("the state's hidden layer", &[rows, config.gate.hidden.map_or(0, |h| h.width)], routing.hidden.len())?;
+        expect_shape("the state's pair offsets", &[config.experts.count + 1], routing.expert_offsets.len())?;
+        expect_shape("the state's inner layer", &[inner], self.inner.len())?;
+        expect_shape("the state's gating map", &[if config.experts.gated { inner } else { 0 }], self.glu.len())
+    }
 }
 
 /// The gradients that come from behind a layer.
@@ -116,6 +170,15 @@ impl<'a, T: Element> Upstream<'a, T> {
     /// A gradient on y alone.
     pub fn new(dy: &'a [T]) -> Self {
         Self { dy, dweights: None, dprobabilities: None, dlogits: None }
+    }
+
+    pub(crate) fn check(&self, config: &MoeConfig, input: &MoeInput<'_, T>) -> Result<()> {
+        expect_shape("dy", &[input.tokens, input.samples, config.width], self.dy.len())?;
+        let optional = [("dweights", self.dweights), ("dprobabilities", self.dprobabilities), ("dlogits", self.dlogits)];
+        optional
+            .into_iter()
+            .filter_map(|(what, g)| Some((what, g?)))
+            .try_for_each(|(what, g)| expect_shape(what, &[input.tokens, input.samples, config.experts.count], g.len()))
     }
 }
 
@@ -163,8 +226,9 @@ impl Moe {
         y: &mut [T],
         state: &mut MoeState<T>,
     ) -> Result<()> {
-        let _ = (parameters, input, y, state);
-        Err(Error::Refused("not there yet".into()))
+        self.check(parameters, input, y)?;
+        let saved = (&mut state.inner, &mut state.glu);
+        cpu::moe_forward(&self.config, parameters, input, y, &mut state.routing, Some(saved))
     }
 
     /// [`Moe::forward`] that saves nothing for a backward pass; what was routed where comes back in `routing`.
@@ -178,8 +242,8 @@ impl Moe {
         y: &mut [T],
         routing: &mut Routing<T::Wide>,
     ) -> Result<()> {
-        let _ = (parameters, input, y, routing);
-        Err(Error::Refused("not there yet".into()))
+        self.check(parameters, input, y)?;
+        cpu::moe_forward(&self.config, parameters, input, y, routing, None)
     }
 
     /// The gradients of a forward pass: of x into `dx`, and of every parameter into `gradients`, in `G` (the parameters' dtype, or
@@ -193,13 +257,24 @@ impl Moe {
         &self,
         parameters: &Parameters<&[T]>,
         input: &MoeInput<'_, T>,
-        state: &mut MoeState<T>,
+        state: &MoeState<T>,
         upstream: &Upstream<'_, T>,
         dx: &mut [T],
         gradients: &mut Parameters<&mut [G]>,
         mode: GradientMode,
     ) -> Result<()> {
-        let _ = (parameters, input, state, upstream, dx, gradients, mode);
-        Err(Error::Refused("not there yet".into()))
+        self.check(parameters, input, dx)?;
+        upstream.check(&self.config, input)?;
+        gradients.check(&self.config)?;
+        state.check(&self.config, input)?;
+        cpu::moe_backward(&self.config, parameters, input, state, upstream, dx, gradients, mode);
+        Ok(())
+    }
+
+    /// Checks what all passes take; `like_x` is y or dx.
+    fn check<T: Element>(&self, parameters: &Parameters<&[T]>, input: &MoeInput<'_, T>, like_x: &[T]) -> Result<()> {
+        parameters.check(&self.config)?;
+        input.check(&self.config)?;
+        expect_shape("y or dx", &[input.tokens, input.samples, self.config.width], like_x.len())
     }
 }

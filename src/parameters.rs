@@ -242,6 +242,11 @@ impl<'a, T> Parameters<&'a [T]> {
 }
 
 impl<'a, T> Parameters<&'a mut [T]> {
+    /// The same buffers for a shorter time.
+    pub(crate) fn reborrow(&mut self) -> Parameters<&mut [T]> {
+        Parameters(self.0.each_mut().map(|s| &mut **s))
+    }
+
     /// The same for writing.
     ///
     /// # Errors

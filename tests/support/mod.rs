@@ -1,6 +1,8 @@
 //! What the tests share: recorded cases, and the measure of an error.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod layer;
+
 use safetensors::{Dtype, SafeTensors};
 use std::collections::HashMap;
 
