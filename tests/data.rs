@@ -1,0 +1,244 @@
+//! Data sets: files that NumPy wrote, preprocessing as Pillow does it, CLIP's token ids, and files that are broken.
+#![cfg(feature = "model")]
+
+mod support;
+
+use fair_moe::data::{DataSet, Image, Split, preprocess, preprocess_grey, tokenize, truncate_note};
+use proptest::prelude::*;
+use std::fs;
+use std::path::{Path, PathBuf};
+use support::{Case, assert_close};
+
+fn recorded() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/fairvlmed")
+}
+
+/// A copy of the recorded data set that a test may change.
+fn copy() -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for folder in ["", "Training", "validation", "Testing"] {
+        fs::create_dir_all(copy.path().join(folder)).unwrap();
+        for entry in fs::read_dir(recorded().join(folder)).unwrap().map(Result::unwrap) {
+            if entry.path().is_file() {
+                fs::copy(entry.path(), copy.path().join(folder).join(entry.file_name())).unwrap();
+            }
+        }
+    }
+    copy
+}
+
+fn all_images(set: &DataSet) -> Vec<fair_moe::Result<Image>> {
+    let of = |split| (0..set.samples(split).len()).map(move |i| set.image(split, i));
+    Split::ALL.into_iter().flat_map(of).collect()
+}
+
+#[test]
+fn every_number_type_that_numpy_writes() {
+    let set = DataSet::open(recorded()).unwrap();
+    let found = |split| set.samples(split).iter().map(|s| (&s.file[5..10], s.label, s.groups)).collect::<Vec<_>>();
+    let training =
+        [("00001", 1, [2, 0, 0, 0]), ("00002", 0, [1, 1, 1, 2]), ("00003", 1, [0, 1, -1, -1]), ("00004", 0, [2, 1, 0, 1])];
+    // The fifth holds pickled objects as its image, which shows when that is read.
+    assert_eq!(found(Split::Training)[..4], training);
+    assert_eq!(found(Split::Validation), [("00006", 0, [0, 0, 0, 0])]);
+    // 00008 has an unknown ethnicity, which a test split leaves out.
+    assert_eq!(found(Split::Test), [("00007", 1, [1, 0, 1, 1])]);
+    let pixels: Vec<f32> = (0..30).map(|i| (i * 7 % 251) as f32).collect();
+    let whole = Image { height: 6, width: 5, pixels };
+    for (i, image) in all_images(&set).into_iter().enumerate() {
+        match i {
+            4 => assert!(image.unwrap_err().to_string().contains("pickled"), "image 4"),
+            _ => assert_eq!(image.unwrap(), whole, "image {i}"),
+        }
+    }
+    let problems: Vec<String> = set.problems().iter().map(|p| p.to_string()).collect();
+    assert_eq!(problems, ["Test/data_00009.npz: it holds no slo_fundus"]);
+}
+
+#[test]
+fn notes_are_trimmed_truncated_and_may_be_missing() {
+    let set = DataSet::open(recorded()).unwrap();
+    let notes: Vec<Option<&str>> = set.samples(Split::Training).iter().map(|s| s.note.as_deref()).collect();
+    assert_eq!(notes[0], Some("Cup-to-disc ratio 0.8,\nrim \"thin\" below."));
+    assert_eq!(notes[1], Some(&*"á".repeat(100)));
+    assert_eq!(notes[2..], [None; 3]);
+}
+
+#[test]
+fn truncation_as_in_python() {
+    assert_eq!(truncate_note(&"é".repeat(180)), "é".repeat(180));
+    assert_eq!(truncate_note(&"é".repeat(181)), "é".repeat(179));
+    assert_eq!(truncate_note(&format!("{} {}", "é".repeat(179), "x")), "é".repeat(179));
+    assert_eq!(truncate_note(&format!("one two{}", "é".repeat(200))), "one");
+}
+
+#[test]
+fn a_folder_without_its_parts_is_one_sentence() {
+    let message = |folder: &Path| DataSet::open(folder).unwrap_err().to_string();
+    assert!(message(Path::new("no such folder")).contains("there is no such folder"));
+    let lacks = |part: &str| {
+        let copy = copy();
+        let path = copy.path().join(part);
+        if path.is_dir() {
+            fs::remove_dir_all(path).unwrap()
+        } else {
+            fs::remove_file(path).unwrap()
+        }
+        message(copy.path())
+    };
+    assert!(lacks("data_summary.csv").contains("holds no data_summary.csv"));
+    assert!(lacks("gpt4_summarized_notes.csv").contains("neither gpt-4_summarized_notes.csv nor gpt4_summarized_notes.csv"));
+    assert!(lacks("validation").contains("no folder Validation"));
+    assert!(lacks("validation/data_00006.npz").contains("no sample that can be used"));
+    let both = copy();
+    fs::create_dir(both.path().join("test")).unwrap();
+    assert!(message(both.path()).contains("both Testing and test"));
+    let headless = copy();
+    fs::write(headless.path().join("gpt4_summarized_notes.csv"), "data_00001.npz,a,b\n").unwrap();
+    assert!(message(headless.path()).contains("must name the columns"));
+}
+
+/// Bytes that unfold to far more than they promise, or promise far more than there is.
+#[test]
+fn oversized_arrays_are_refused() {
+    let npy = |header: &str, body: &[u8]| {
+        let header = format!("{header:<117}\n");
+        [b"\x93NUMPY\x01\0".as_slice(), &118u16.to_le_bytes(), header.as_bytes(), body].concat()
+    };
+    let image = |shape: &str| format!("{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}");
+    let cases = [
+        (npy(&image("(9, 9)"), &vec![0; 20 << 20]), "unfolds to more than 16 MiB"),
+        (npy(&image("(1152921504606846976, 1)"), &[0; 9]), "promises the shape [1152921504606846976, 1]"),
+        (npy(&image("(4294967296, 4294967296)"), &[0; 9]), "not that of a plain array"),
+        (npy(&image("(0xFFFFFFFFFFFFFFFF, 2)"), &[0; 9]), "not that of a plain array"),
+        (npy(&image(&format!("({}", "(".repeat(60))), &[0; 9]), "not that of a plain array"),
+        (npy(&image("(3,)"), &[0; 9]), "must have the shape [height, width]"),
+        (npy(&image("(0, 3)"), &[]), "is empty"),
+        (npy("{'descr': '<c8', 'fortran_order': False, 'shape': (1, 1), }", &[0; 8]), "these are <c8"),
+        (npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1, 1), }", &f32::NAN.to_le_bytes()), "pixel 0 is NaN"),
+        (b"\x93NUMPY\x01\0\xff\xff{}".to_vec(), "no npy file"),
+        (vec![], "no npy file"),
+    ];
+    for (npy, why) in cases {
+        let copy = copy();
+        let path = copy.path().join("Training/data_00001.npz");
+        replace_array(&path, "slo_fundus", &npy);
+        let message = DataSet::open(copy.path()).unwrap().image(Split::Training, 0).unwrap_err().to_string();
+        assert!(message.contains(why), "{message}");
+    }
+}
+
+/// Rewrites an npz file with another array in the place of one, deflated.
+fn replace_array(path: &Path, name: &str, npy: &[u8]) {
+    use std::io::{Read, Write};
+    let mut old = zip::ZipArchive::new(fs::File::open(path).unwrap()).unwrap();
+    let mut new = zip::ZipWriter::new(std::io::Cursor::new(vec![]));
+    for i in 0..old.len() {
+        let mut entry = old.by_index(i).unwrap();
+        new.start_file(entry.name().unwrap().into_owned(), zip::write::SimpleFileOptions::default()).unwrap();
+        let mut body = vec![];
+        entry.read_to_end(&mut body).unwrap();
+        let is_it = entry.name().unwrap() == format!("{name}.npy");
+        new.write_all(if is_it { npy } else { &body }).unwrap();
+    }
+    fs::write(path, new.finish().unwrap().into_inner()).unwrap();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    /// Whatever happens to a file, opening and reading ends in a value or an error.
+    #[test]
+    fn damaged_files_never_panic(
+        file in 0..7usize,
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        let files = ["Training/data_00001.npz", "Training/data_00002.npz", "Training/data_00003.npz", "Training/data_00004.npz",
+            "Training/data_00005.npz", "gpt4_summarized_notes.csv", "data_summary.csv"];
+        let copy = copy();
+        let path = copy.path().join(files[file]);
+        let mut bytes = fs::read(&path).unwrap();
+        for (place, byte) in damage {
+            let place = place.index(bytes.len());
+            bytes[place] = byte;
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        fs::write(&path, bytes).unwrap();
+        if let Ok(set) = DataSet::open(copy.path()) {
+            all_images(&set);
+        }
+    }
+
+    #[test]
+    fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..400), file in 0..3usize) {
+        let copy = copy();
+        fs::write(copy.path().join(["Training/data_00001.npz", "gpt4_summarized_notes.csv", "data_summary.csv"][file]), bytes).unwrap();
+        if let Ok(set) = DataSet::open(copy.path()) {
+            all_images(&set);
+        }
+    }
+
+    #[test]
+    fn any_text_has_77_ids(text in ".{0,400}") {
+        let ids = tokenize(&text);
+        prop_assert_eq!((ids.len(), ids[0], ids.iter().max()), (77, 49406, Some(&49407)));
+        prop_assert!(truncate_note(&text).chars().count() <= 180);
+    }
+}
+
+fn image(case: &Case, name: &str) -> Image {
+    let [height, width] = case.shape(name)[..] else { panic!("{name} is no image") };
+    Image { height, width, pixels: case.get(name).iter().map(|&v| v as f32).collect() }
+}
+
+#[test]
+fn preprocessing_as_recorded() {
+    let case = Case::load("preprocess_shared");
+    let pixels = preprocess(&image(&case, "image"), case.size("size")).unwrap();
+    let pixels: Vec<f64> = pixels.into_iter().map(f64::from).collect();
+    assert_close("pixels", &pixels, case.get("pixels"), 2e-7);
+}
+
+/// Recorded from Pillow 13: `Image.fromarray(image.astype("f4"), "F").resize(.., Image.BICUBIC).crop(..).convert("RGB")`.
+#[test]
+fn resizing_as_pillow_does_it() {
+    let case = Case::load("preprocess_pillow");
+    for name in ["tall", "wide", "grown", "same"] {
+        let want = case.get(&format!("{name}.grey"));
+        let size = case.shape(&format!("{name}.grey"))[0];
+        let grey = preprocess_grey(&image(&case, &format!("{name}.image")), size).unwrap();
+        assert_eq!(grey.into_iter().map(f64::from).collect::<Vec<_>>(), want, "{name}");
+    }
+}
+
+#[test]
+fn impossible_sizes_are_refused() {
+    let pixel = Image { height: 1, width: 1, pixels: vec![0.0] };
+    assert_eq!(preprocess(&pixel, 2).unwrap().len(), 12);
+    preprocess(&pixel, 0).unwrap_err();
+    preprocess(&pixel, usize::MAX).unwrap_err();
+    preprocess(&Image { height: 0, width: 1, pixels: vec![] }, 2).unwrap_err();
+    preprocess(&Image { height: 2, width: 1, pixels: vec![0.0] }, 2).unwrap_err();
+}
+
+/// The ids of OpenAI's own tokenizer.
+#[test]
+fn token_ids_as_recorded() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/tokens_shared.json");
+    let cases: serde_json::Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    for case in cases.as_array().unwrap() {
+        let want: Vec<u32> = serde_json::from_value(case["ids"].clone()).unwrap();
+        let text = case["text"].as_str().unwrap();
+        assert_eq!(tokenize(text), want, "{text:?}");
+    }
+}
+
+#[test]
+fn a_long_text_keeps_its_end_token() {
+    let ids = tokenize(&"glaucoma ".repeat(10_000));
+    assert_eq!((ids.len(), ids[0], ids[76]), (77, 49406, 49407));
+    assert_eq!(ids[1..3], ids[73..75]);
+}
