@@ -6,7 +6,7 @@
 
 use super::gemm::{Matrix, gradient, product};
 use super::network::{Network, split_mut, views, views_mut};
-use super::{add, dot, store, widen};
+use super::{Scratch, add, dot, store, widen};
 use crate::config::MoeConfig;
 use crate::dtype::{Element, Float};
 use crate::moe::{GradientMode, MoeInput, MoeState, Routing};
@@ -26,9 +26,10 @@ fn jobs<'a, T: Element>(config: &MoeConfig, input: &MoeInput<'_, T>, routing: &'
     routed.chain(config.shared_expert.then(|| Job { rows: needed(), weights: None })).collect()
 }
 
-fn gather<T: Element>(from: &[T], width: usize, rows: &[u32]) -> Vec<T> {
-    let mut to = Vec::with_capacity(rows.len() * width);
-    rows.iter().for_each(|&row| to.extend_from_slice(&from[row as usize * width..][..width]));
+fn gather<T: Element>(from: &[T], width: usize, rows: &[u32]) -> Scratch {
+    let mut to = Scratch::new::<T>(rows.len() * width);
+    let each = to.get_mut::<T>().chunks_exact_mut(width).zip(rows);
+    each.for_each(|(to, &row)| to.copy_from_slice(&from[row as usize * width..][..width]));
     to
 }
 
@@ -40,19 +41,19 @@ pub fn forward<T: Element>(
     input: &MoeInput<'_, T>,
     routing: &Routing<T::Wide>,
     saved: Option<(&mut Vec<T>, &mut Vec<T>)>,
-) -> Vec<T> {
+) -> Scratch {
     let (d, f) = (config.width, config.experts.width);
     let jobs = jobs(config, input, routing);
     let pairs: usize = jobs.iter().map(|j| j.rows.len()).sum();
-    let mut outputs = vec![T::default(); pairs * d];
-    let outs = split_mut(&mut outputs, jobs.iter().map(|j| j.rows.len() * d));
+    let mut outputs = Scratch::new::<T>(pairs * d);
+    let outs = split_mut(outputs.get_mut(), jobs.iter().map(|j| j.rows.len() * d));
     let networks = views(config, parameters);
     let work = jobs.par_iter().zip(networks).zip(outs);
     match saved {
         None => work.for_each(|((job, network), out)| {
             let n = job.rows.len() * f;
-            let mut glu = vec![T::default(); if config.experts.gated { n } else { 0 }];
-            up_down(config, input, job, &network, &mut vec![T::default(); n], &mut glu, out);
+            let (mut inner, mut glu) = (Scratch::new::<T>(n), Scratch::new::<T>(if config.experts.gated { n } else { 0 }));
+            up_down(config, input, job, &network, inner.get_mut(), glu.get_mut(), out);
         }),
         Some((inner, glu)) => {
             inner.resize(pairs * f, T::default());
@@ -80,13 +81,13 @@ fn up_down<T: Element>(
     let (d, f, n) = (config.width, config.experts.width, job.rows.len());
     let act = config.experts.activation;
     let x = gather(input.x, d, &job.rows);
-    let x = Matrix::new(&x, n, d);
+    let x = Matrix::new(x.get(), n, d);
     product(x, Matrix::new(network.fc1_weight, f, d).t(), network.fc1_bias, inner);
     if config.experts.gated {
         product(x, Matrix::new(network.glu_weight, f, d).t(), network.glu_bias, glu);
     }
-    let mut h = vec![T::default(); n * f];
-    h.par_chunks_mut(f).enumerate().for_each(|(r, h)| {
+    let mut h = Scratch::new::<T>(n * f);
+    h.get_mut::<T>().par_chunks_mut(f).enumerate().for_each(|(r, h)| {
         let row = r * f..(r + 1) * f;
         let mut value = vec![T::Wide::ZERO; f];
         act.values(&widen(if config.experts.gated { &glu[row.clone()] } else { &inner[row.clone()] }), &mut value);
@@ -95,15 +96,15 @@ fn up_down<T: Element>(
         }
         narrow_scaled(T::Wide::ONE, &value, h);
     });
-    product(Matrix::new(&h, n, f), Matrix::new(network.fc2_weight, d, f).t(), network.fc2_bias, out);
+    product(Matrix::new(h.get(), n, f), Matrix::new(network.fc2_weight, d, f).t(), network.fc2_bias, out);
 }
 
 /// What the experts give back.
-pub struct Backward<T: Element> {
+pub struct Backward<W> {
     /// [P, D] the gradient on each pair's x; then the shared expert's.
-    pub dx: Vec<T>,
+    pub dx: Scratch,
     /// [P] the gradient on each pair's weight; then that on the shared expert's, which nobody reads.
-    pub dpair: Vec<T::Wide>,
+    pub dpair: Vec<W>,
 }
 
 /// All gradients of the experts.
@@ -115,12 +116,12 @@ pub fn backward<T: Element, G: Element>(
     dy: &[T],
     gradients: &mut Parameters<&mut [G]>,
     mode: GradientMode,
-) -> Backward<T> {
+) -> Backward<T::Wide> {
     let (d, f) = (config.width, config.experts.width);
     let jobs = jobs(config, input, &state.routing);
     let pairs: usize = jobs.iter().map(|j| j.rows.len()).sum();
-    let mut whole = Backward { dx: vec![T::default(); pairs * d], dpair: vec![T::Wide::ZERO; pairs] };
-    let dxs = split_mut(&mut whole.dx, jobs.iter().map(|j| j.rows.len() * d));
+    let mut whole = Backward { dx: Scratch::new::<T>(pairs * d), dpair: vec![T::Wide::ZERO; pairs] };
+    let dxs = split_mut(whole.dx.get_mut(), jobs.iter().map(|j| j.rows.len() * d));
     let dpairs = split_mut(&mut whole.dpair, jobs.iter().map(|j| j.rows.len()));
     let starts = jobs.iter().scan(0, |at, job| Some(std::mem::replace(at, *at + job.rows.len() * f)));
     let (starts, networks, gradients) = (starts.collect::<Vec<_>>(), views(config, parameters), views_mut(config, gradients));
@@ -151,21 +152,20 @@ fn one_backward<T: Element, G: Element>(
 ) {
     let (d, f, n) = (config.width, config.experts.width, job.rows.len());
     let (x, dy) = (gather(input.x, d, &job.rows), gather(dy, d, &job.rows));
-    let (xs, dys) = (Matrix::new(&x, n, d), Matrix::new(&dy, n, d));
-    let mut dh = vec![T::default(); n * f];
-    product(dys, Matrix::new(network.fc2_weight, d, f), &[], &mut dh);
+    let (xs, dys) = (Matrix::new(x.get(), n, d), Matrix::new(dy.get(), n, d));
+    let mut dh = Scratch::new::<T>(n * f);
+    product(dys, Matrix::new(network.fc2_weight, d, f), &[], dh.get_mut());
 
-    let pass = Pass { config, job, fc2_bias: &widen(network.fc2_bias), inner, glu, dy: &dy };
-    let mut weighted = vec![T::default(); n * f];
-    let mut dglu = vec![T::default(); glu.len()];
-    let biases = pass.run(&mut dh, &mut dglu, &mut weighted, dpair);
-    let dinner = Matrix::new(&dh, n, f);
+    let pass = Pass { config, job, fc2_bias: &widen(network.fc2_bias), inner, glu, dy: dy.get() };
+    let (mut weighted, mut dglu) = (Scratch::new::<T>(n * f), Scratch::new::<T>(glu.len()));
+    let biases = pass.run(dh.get_mut(), dglu.get_mut(), weighted.get_mut(), dpair);
+    let dinner = Matrix::new(dh.get(), n, f);
 
-    gradient(dys.t(), Matrix::new(&weighted, n, f), gradients.fc2_weight, mode);
+    gradient(dys.t(), Matrix::new(weighted.get(), n, f), gradients.fc2_weight, mode);
     gradient(dinner.t(), xs, gradients.fc1_weight, mode);
     product(dinner, Matrix::new(network.fc1_weight, f, d), &[], dx);
     if config.experts.gated {
-        let dglu = Matrix::new(&dglu, n, f);
+        let dglu = Matrix::new(dglu.get(), n, f);
         gradient(dglu.t(), xs, gradients.glu_weight, mode);
         T::gemm(dglu, Matrix::new(network.glu_weight, f, d), &[], dx, GradientMode::Accumulate);
     }

@@ -1,7 +1,7 @@
 //! The gate: logits = W2·act(W1·x + b1) + b2, or W2·x + b2; softmax; the K likeliest experts of each row. All of it wide.
 
 use super::gemm::{Matrix, gradient, product};
-use super::{column_sums, store, widen};
+use super::{Scratch, column_sums, store, widen};
 use crate::config::MoeConfig;
 use crate::dtype::{Element, Float};
 use crate::moe::{GradientMode, MoeInput, Routing};
@@ -82,7 +82,7 @@ pub fn backward<T: Element, G: Element>(
     dlogits: &[T::Wide],
     gradients: &mut Parameters<&mut [G]>,
     mode: GradientMode,
-) -> Vec<T::Wide> {
+) -> Scratch {
     let (rows, experts) = (input.rows(), config.experts.count);
     let x = widen(input.x);
     let mut affine = |x: &[T::Wide], inputs: usize, weight: Param, bias: Param, outputs: usize, dy: &[T::Wide]| {
@@ -91,15 +91,17 @@ pub fn backward<T: Element, G: Element>(
         if config.gate.bias {
             store(&column_sums(dy, outputs), gradients[bias], mode);
         }
-        let mut dx = vec![T::Wide::ZERO; rows * inputs];
-        product(dy_matrix, Matrix::new(&widen(parameters[weight]), outputs, inputs), &[], &mut dx);
+        let mut dx = Scratch::new::<T::Wide>(rows * inputs);
+        product(dy_matrix, Matrix::new(&widen(parameters[weight]), outputs, inputs), &[], dx.get_mut());
         dx
     };
     let (features, width) = features(config, &x, &routing.hidden);
     let mut dfeatures = affine(&features, width, Param::GateFc2Weight, Param::GateFc2Bias, experts, dlogits);
     let Some(hidden) = config.gate.hidden else { return dfeatures };
-    dfeatures.par_chunks_mut(width).zip(routing.hidden.par_chunks(width)).with_min_len(64).for_each(|(g, pre)| {
-        g.iter_mut().zip(pre).for_each(|(g, &v)| *g *= hidden.activation.slope(v));
-    });
-    affine(&x, config.width, Param::GateFc1Weight, Param::GateFc1Bias, width, &dfeatures)
+    dfeatures.get_mut::<T::Wide>().par_chunks_mut(width).zip(routing.hidden.par_chunks(width)).with_min_len(64).for_each(
+        |(g, pre)| {
+            g.iter_mut().zip(pre).for_each(|(g, &v)| *g *= hidden.activation.slope(v));
+        },
+    );
+    affine(&x, config.width, Param::GateFc1Weight, Param::GateFc1Bias, width, dfeatures.get())
 }

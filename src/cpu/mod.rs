@@ -6,6 +6,7 @@ mod gate;
 mod gemm;
 mod network;
 mod route;
+mod scratch;
 
 use crate::config::MoeConfig;
 use crate::dtype::{Element, Float};
@@ -13,6 +14,7 @@ use crate::error::Result;
 use crate::moe::{GradientMode, MoeInput, MoeState, Routing, Upstream};
 use crate::parameters::Parameters;
 pub use gemm::Gemm;
+use scratch::Scratch;
 use std::borrow::Cow;
 
 /// The layer's output and routing; where `saved` is given, what backward needs of the experts too.
@@ -27,7 +29,7 @@ pub fn moe_forward<T: Element>(
     gate::forward(config, parameters, input, routing);
     route::forward(config, input, routing)?;
     let outputs = experts::forward(config, parameters, input, routing, saved);
-    combine::forward(config, input, routing, &outputs, y);
+    combine::forward(config, input, routing, outputs.get(), y);
     Ok(())
 }
 
@@ -46,7 +48,7 @@ pub fn moe_backward<T: Element, G: Element>(
     let experts = experts::backward(config, parameters, input, state, upstream.dy, gradients, mode);
     let dlogits = route::backward(config, &state.routing, upstream, &experts.dpair);
     let dgate = gate::backward(config, parameters, input, &state.routing, &dlogits, gradients, mode);
-    combine::backward(config, input, &state.routing, &experts.dx, &dgate, upstream.dy, dx);
+    combine::backward(config, input, &state.routing, experts.dx.get(), dgate.get(), upstream.dy, dx);
 }
 
 /// Exact; no copy where the type is wide already.
