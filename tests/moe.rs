@@ -4,6 +4,7 @@ mod support;
 
 use fair_moe::*;
 use half::{bf16, f16};
+use proptest::prelude::*;
 use support::layer::{Layer, Results, every_axis};
 use support::{Case, assert_close, relative_l2};
 
@@ -228,4 +229,46 @@ fn nothing_in_nothing_out() {
     let results = layer.run::<f32, f32>();
     assert!(results.y.is_empty() && results.routing.pairs() == 0);
     assert!(Param::ALL.iter().all(|&p| results.gradients[p].iter().all(|&g| g == 0.0)));
+}
+
+fn any_config() -> impl Strategy<Value = MoeConfig> {
+    let sizes = (1usize..12, 1usize..10, 1usize..8, 1usize..8, prop::option::of(1usize..6));
+    let acts = (0usize..4, 0usize..4);
+    let capacity =
+        prop_oneof![Just(Capacity::None), (1usize..6).prop_map(Capacity::Fixed), (0.1f64..2.0).prop_map(Capacity::Factor),];
+    let flags = prop::array::uniform7(any::<bool>());
+    (sizes, acts, capacity, flags).prop_map(|((width, inner, count, top_k, hidden), (gate_act, act), capacity, flags)| {
+        let [gate_bias, gated, bias, renormalise, batch, shared_expert, subtract_input] = flags;
+        MoeConfig {
+            width,
+            gate: Gate {
+                hidden: hidden.map(|width| GateHidden { width, activation: Activation::ALL[gate_act] }),
+                bias: gate_bias,
+            },
+            experts: Experts { count, width: inner, activation: Activation::ALL[act], gated, bias },
+            top_k: top_k.min(count),
+            renormalise,
+            capacity,
+            capacity_scope: if batch { CapacityScope::Batch } else { CapacityScope::Sample },
+            shared_expert,
+            subtract_input,
+        }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn any_layer_agrees_with_the_reference(
+        config in any_config(), tokens in 1usize..9, samples in 1usize..5, samples_first: bool, seed: u64,
+        mask in prop::option::of(prop::collection::vec(any::<bool>(), 32)),
+        needed in prop::option::of(prop::collection::vec(any::<bool>(), 32)),
+    ) {
+        let layout = if samples_first { Layout::SamplesFirst } else { Layout::TokensFirst };
+        let mut layer = Layer::random(config, tokens, samples, layout, seed);
+        layer.row_mask = mask.map(|m| m[..tokens * samples].to_vec());
+        layer.rows_needed = needed.map(|m| (0..tokens * samples).filter(|&row| m[row]).collect());
+        check_against("any layer", &layer.run::<f64, f64>(), &layer.reference(), 1e-9, 1e-10);
+    }
 }
