@@ -35,6 +35,26 @@ pub fn write_atomically(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::R
     })
 }
 
+/// Makes a folder by filling another beside it, `.NAME.partial`, and renaming that at the end. After an error nothing of it is
+/// left; a leftover of a killed process is removed by the next try. What stands at `path` already must be an empty folder.
+///
+/// # Errors
+/// What `fill` says, or that the folder cannot be made.
+pub fn create_folder_atomically(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let failed = |why: io::Error| Error::file(path, why);
+    if path.exists() {
+        // Fails unless it is an empty folder.
+        fs::remove_dir(path).map_err(|_| Error::file(path, "must be a new or an empty folder"))?;
+    }
+    let name = path.file_name().ok_or_else(|| Error::file(path, "must end in the name of a folder"))?;
+    let partial = path.with_file_name(format!(".{}.partial", name.to_string_lossy()));
+    let _ = fs::remove_dir_all(&partial);
+    let made = fs::create_dir_all(&partial).map_err(failed).and_then(|()| fill(&partial));
+    made.and_then(|()| fs::rename(&partial, path).map_err(failed)).inspect_err(|_| {
+        let _ = fs::remove_dir_all(&partial);
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

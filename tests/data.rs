@@ -3,7 +3,7 @@
 
 mod support;
 
-use fair_moe::data::{DataSet, Image, Split, preprocess, preprocess_grey, tokenize, truncate_note};
+use fair_moe::data::{DataSet, Image, MakeConfig, Split, make, preprocess, preprocess_grey, tokenize, truncate_note};
 use proptest::prelude::*;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -187,6 +187,78 @@ proptest! {
         prop_assert_eq!((ids.len(), ids[0], ids.iter().max()), (77, 49406, Some(&49407)));
         prop_assert!(truncate_note(&text).chars().count() <= 180);
     }
+}
+
+/// Every file under a folder, and what it holds.
+fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut entries: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    entries.sort();
+    let of = |path: PathBuf| if path.is_dir() { contents(&path) } else { vec![(path.clone(), fs::read(&path).unwrap())] };
+    entries
+        .into_iter()
+        .flat_map(of)
+        .map(|(path, bytes)| (path.strip_prefix(folder).map(Path::to_owned).unwrap_or(path), bytes))
+        .collect()
+}
+
+#[test]
+fn the_same_seed_makes_the_same_bytes_on_any_number_of_threads() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = |name: &str, seed, threads| {
+        let path = folder.path().join(name);
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| make(&path, &MakeConfig { samples: 10, bias: 1.0, seed })).unwrap();
+        contents(&path)
+    };
+    let first = made("first", 1, 1);
+    assert_eq!(first.len(), 12);
+    assert!(first == made("second", 1, 2));
+    assert!(first != made("third", 2, 2));
+}
+
+#[test]
+fn made_data_opens_and_shows_what_its_notes_say() {
+    let folder = tempfile::tempdir().unwrap();
+    make(folder.path(), &MakeConfig { samples: 40, bias: 0.0, seed: 3 }).unwrap();
+    let set = DataSet::open(folder.path()).unwrap();
+    assert!(set.problems().is_empty());
+    assert_eq!(set.samples(Split::Training).len(), 28);
+    let (mut written, mut seen) = (vec![], vec![]);
+    for (i, sample) in set.samples(Split::Training).iter().enumerate() {
+        let note = sample.note.as_ref().unwrap();
+        assert!(note.chars().count() <= 180 && note.to_lowercase().contains("glaucoma"));
+        let (_, ratio) = note.split_once("/D ").or(note.split_once("/P ")).unwrap();
+        written.push(ratio[..4].parse::<f64>().unwrap());
+        let image = set.image(Split::Training, i).unwrap();
+        assert_eq!((image.height, image.width), (664, 512));
+        let around = |y: usize| &image.pixels[y * 512 + 186..y * 512 + 326];
+        seen.push((262..402).flat_map(around).map(|&v| f64::from(v)).sum::<f64>());
+    }
+    // The larger the cup, the brighter the middle of the image.
+    let r = correlation(&written, &seen);
+    assert!(r > 0.7, "the correlation of written cup-to-disc ratio and brightness is {r}");
+}
+
+fn correlation(a: &[f64], b: &[f64]) -> f64 {
+    let mean = |v: &[f64]| v.iter().sum::<f64>() / v.len() as f64;
+    let product = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| (x - mean(a)) * (y - mean(b))).sum::<f64>();
+    product(a, b) / (product(a, a) * product(b, b)).sqrt()
+}
+
+#[test]
+fn making_is_refused_without_a_trace() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = MakeConfig { samples: 10, bias: 1.0, seed: 0 };
+    let out = folder.path().join("out");
+    for bad in [MakeConfig { samples: 9, ..config }, MakeConfig { bias: f64::NAN, ..config }, MakeConfig { bias: -0.1, ..config }]
+    {
+        make(&out, &bad).unwrap_err();
+    }
+    fs::write(folder.path().join("file"), "kept").unwrap();
+    for taken in [folder.path().to_owned(), folder.path().join("file"), folder.path().join("file/under")] {
+        make(&taken, &config).unwrap_err();
+    }
+    assert_eq!(contents(folder.path()), [(PathBuf::from("file"), b"kept".to_vec())]);
 }
 
 fn image(case: &Case, name: &str) -> Image {

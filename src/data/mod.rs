@@ -10,6 +10,7 @@
 
 mod image;
 mod layout;
+mod make;
 mod notes;
 mod npz;
 mod sample;
@@ -18,6 +19,7 @@ mod table;
 mod tokens;
 
 pub use image::{Image, normalise, preprocess, preprocess_grey};
+pub use make::{MakeConfig, make};
 pub use notes::truncate_note;
 pub use sample::{Sample, Split};
 pub use set::{DataSet, Problem};

@@ -1,6 +1,7 @@
 //! The command line. Each subcommand is a file of its own, with its arguments, `Args`, and
 //! `run(args, out) -> fair_moe::Result<()>`; whatever it prints goes to `out`, by [`output::say`].
 
+mod data;
 mod info;
 mod output;
 
@@ -18,6 +19,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Make a data set, or check one.
+    Data(data::Args),
     /// Tell what this binary is and what it finds on this machine.
     Info(info::Args),
 }
@@ -25,6 +28,7 @@ enum Command {
 impl Command {
     fn run(self, out: &mut dyn Write) -> fair_moe::Result<()> {
         match self {
+            Command::Data(args) => data::run(args, out),
             Command::Info(args) => info::run(args, out),
         }
     }
