@@ -35,8 +35,12 @@ pub mod reference;
 #[cfg(any(feature = "cli", feature = "model"))]
 pub mod files;
 
+#[cfg(feature = "cli")]
+pub mod bench;
 #[cfg(feature = "candle")]
 pub mod candle;
+#[cfg(feature = "cli")]
+pub mod case;
 #[cfg(feature = "model")]
 pub mod data;
 #[cfg(feature = "model")]

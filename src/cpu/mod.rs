@@ -1,11 +1,11 @@
 //! The fast CPU backend: rayon, and a GEMM crate behind one function. Every sum has a fixed order, whatever the number of threads.
 
-mod combine;
-mod experts;
-mod gate;
-mod gemm;
+pub mod combine;
+pub mod experts;
+pub mod gate;
+pub mod gemm;
 mod network;
-mod route;
+pub mod route;
 mod scratch;
 
 use crate::config::MoeConfig;
@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::moe::{GradientMode, MoeInput, MoeState, Routing, Upstream};
 use crate::parameters::Parameters;
 pub use gemm::Gemm;
-use scratch::Scratch;
+pub use scratch::Scratch;
 use std::borrow::Cow;
 
 /// The layer's output and routing; where `saved` is given, what backward needs of the experts too.

@@ -1,9 +1,12 @@
 //! The command line. Each subcommand is a file of its own, with its arguments, `Args`, and
 //! `run(args, out) -> fair_moe::Result<()>`; whatever it prints goes to `out`, by [`output::say`].
 
+mod bench;
 mod data;
+mod device;
 mod info;
 mod output;
+mod run;
 
 use clap::{Parser, Subcommand};
 use std::io::Write;
@@ -21,6 +24,10 @@ struct Cli {
 enum Command {
     /// Make a data set, or check one.
     Data(data::Args),
+    /// Measure how long each stage takes here.
+    Bench(bench::Args),
+    /// Replay a recorded case and write what comes out.
+    Run(run::Args),
     /// Tell what this binary is and what it finds on this machine.
     Info(info::Args),
 }
@@ -29,6 +36,8 @@ impl Command {
     fn run(self, out: &mut dyn Write) -> fair_moe::Result<()> {
         match self {
             Command::Data(args) => data::run(args, out),
+            Command::Bench(args) => bench::run(args, out),
+            Command::Run(args) => run::run(args, out),
             Command::Info(args) => info::run(args, out),
         }
     }

@@ -1,0 +1,67 @@
+//! What this machine is, and the fastest that it was seen to compute and to copy.
+
+use crate::cpu::gemm::{Matrix, product};
+use crate::dtype::Element;
+use rayon::prelude::*;
+use std::time::Instant;
+
+/// Ceilings measured here and now, on all threads: what a share of the floor is a share of.
+#[derive(Clone, Copy, Debug)]
+pub struct Ceilings {
+    /// The fastest of ten products of two 1024 x 1024 matrices.
+    pub flops_per_second: f64,
+    /// The fastest of ten copies of 64 MiB, each byte counted as read and as written.
+    pub bytes_per_second: f64,
+}
+
+impl Ceilings {
+    /// Measures them, the product in `T`.
+    pub fn measure<T: Element>() -> Self {
+        const SIDE: usize = 1024;
+        let a = vec![T::from_f64(0.5); SIDE * SIDE];
+        let mut c = vec![T::default(); SIDE * SIDE];
+        let square = |data| Matrix::new(data, SIDE, SIDE);
+        let seconds = fastest(|| product(square(&a), square(&a), &[], &mut c));
+        let flops_per_second = 2.0 * (SIDE * SIDE * SIDE) as f64 / seconds;
+
+        const PART: usize = 1 << 20;
+        let (from, mut to) = (vec![1u8; 64 * PART], vec![0u8; 64 * PART]);
+        let seconds = fastest(|| {
+            to.par_chunks_mut(PART).zip(from.par_chunks(PART)).for_each(|(to, from)| to.copy_from_slice(from));
+        });
+        Self { flops_per_second, bytes_per_second: 2.0 * from.len() as f64 / seconds }
+    }
+}
+
+/// The seconds of the fastest of ten runs.
+fn fastest(mut run: impl FnMut()) -> f64 {
+    let times = (0..10).map(|_| {
+        let start = Instant::now();
+        run();
+        start.elapsed().as_secs_f64()
+    });
+    times.fold(f64::INFINITY, f64::min)
+}
+
+/// The processor's name, where the operating system tells it.
+pub fn cpu_name() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    name.map_or(std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned())
+}
+
+/// The processor's instruction sets that decide how fast the layer runs.
+pub fn instruction_sets() -> Vec<&'static str> {
+    #[cfg(target_arch = "x86_64")]
+    let sets = [
+        ("avx2", is_x86_feature_detected!("avx2")),
+        ("fma", is_x86_feature_detected!("fma")),
+        ("avx512f", is_x86_feature_detected!("avx512f")),
+        ("avx512bf16", is_x86_feature_detected!("avx512bf16")),
+    ];
+    #[cfg(target_arch = "aarch64")]
+    let sets = [("neon", true), ("bf16", std::arch::is_aarch64_feature_detected!("bf16"))];
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let sets: [(&str, bool); 0] = [];
+    sets.into_iter().filter(|set| set.1).map(|set| set.0).collect()
+}

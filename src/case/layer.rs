@@ -1,0 +1,112 @@
+//! Cases of kinds `token_moe` and `feature_moe`.
+
+use super::{Case, Results};
+use crate::config::{Activation, Capacity, CapacityScope, Experts, Gate, GateHidden, MoeConfig};
+use crate::dtype::Element;
+use crate::error::Result;
+use crate::moe::{GradientMode, Layout, Moe, MoeInput, MoeState, Upstream};
+use crate::parameters::{Param, Parameters};
+
+/// Which mixture a case is of: what it has per row in front of the last dimension, and what it may set.
+struct Kind {
+    /// T; 1 in the feature mixture.
+    tokens: usize,
+    /// B.
+    samples: usize,
+    /// The dimensions in front of a tensor's last one: [T, B], or [B].
+    rows: Vec<usize>,
+    config: MoeConfig,
+}
+
+impl Kind {
+    fn read(case: &Case) -> Result<Kind> {
+        let samples = case.size("samples")?;
+        let dense = case.text("kind")? == "feature_moe";
+        let tokens = if dense { 1 } else { case.size("tokens")? };
+        let rows = if dense { vec![samples] } else { vec![tokens, samples] };
+        let experts = Experts {
+            count: case.size("experts")?,
+            width: case.size("expert_width")?,
+            activation: case.named("expert_activation")?,
+            gated: case.has("experts.glu.weight"),
+            bias: case.flag_or_true("expert_bias")?,
+        };
+        let config = MoeConfig {
+            width: case.size("width")?,
+            gate: gate(case)?,
+            experts,
+            top_k: if dense { experts.count } else { case.size("top_k")? },
+            renormalise: !dense && case.flag("renormalise")?,
+            capacity: if dense { Capacity::None } else { case.size_or_null("capacity")?.map_or(Capacity::None, Capacity::Fixed) },
+            capacity_scope: CapacityScope::Sample,
+            shared_expert: case.has("shared.fc1.weight"),
+            subtract_input: !dense && case.flag("subtract_input")?,
+        };
+        config.check().map_err(|why| case.error(why))?;
+        Ok(Kind { tokens, samples, rows, config })
+    }
+
+    /// The shape of a tensor with `last` numbers a row.
+    fn shape(&self, last: usize) -> Vec<usize> {
+        [self.rows.as_slice(), &[last]].concat()
+    }
+}
+
+/// A gate without a first map is linear.
+fn gate(case: &Case) -> Result<Gate> {
+    let first = Param::GateFc1Weight.name();
+    let hidden = if case.has(first) || case.has(Param::GateFc1Bias.name()) {
+        Some(GateHidden { width: case.shape(first, 2)?[0], activation: case.named::<Activation>("gate_activation")? })
+    } else {
+        None
+    };
+    Ok(Gate { hidden, bias: case.flag_or_true("gate_bias")? })
+}
+
+/// Runs the layer forward, and backward where the case has gradients from behind it.
+pub(super) fn replay<T: Element>(case: &mut Case) -> Result<Results> {
+    let kind = Kind::read(case)?;
+    let config = &kind.config;
+    let (row, scores) = (kind.shape(config.width), kind.shape(config.experts.count));
+    let x: Vec<T> = case.floats("x", &row)?;
+    let mut parameters = Parameters::from_fn(|_| vec![]);
+    for p in Param::ALL.into_iter().filter(|p| p.len(config) > 0) {
+        parameters[p] = case.floats::<T>(p.name(), &p.shape(config))?;
+    }
+    let parameters = parameters.as_slices();
+    let mut optional = |name: &str| case.has(name).then(|| case.floats(name, &scores)).transpose();
+    let dweights: Option<Vec<T::Wide>> = optional("dweights")?;
+    let dprobabilities = optional("dprobabilities")?;
+    let dlogits = optional("dlogits")?;
+    let dy: Option<Vec<T>> = case.has("dy").then(|| case.floats("dy", &row)).transpose()?;
+
+    let moe = Moe::new(config.clone())?;
+    let input = MoeInput::new(&x, kind.tokens, kind.samples, Layout::TokensFirst);
+    let mut y = vec![T::default(); x.len()];
+    let mut state = MoeState::default();
+    moe.forward(&parameters, &input, &mut y, &mut state)?;
+    let mut results = Results::default();
+    results.put("y", &row, &y);
+    results.put("logits", &scores, &state.routing.logits);
+    results.put("probabilities", &scores, &state.routing.probabilities);
+    results.put("weights", &scores, &state.routing.weights);
+
+    if dy.is_some() || dweights.is_some() || dprobabilities.is_some() || dlogits.is_some() {
+        let dy = dy.unwrap_or_else(|| vec![T::default(); x.len()]);
+        let upstream = Upstream {
+            dy: &dy,
+            dweights: dweights.as_deref(),
+            dprobabilities: dprobabilities.as_deref(),
+            dlogits: dlogits.as_deref(),
+        };
+        let mut dx = vec![T::default(); x.len()];
+        let mut gradients = Parameters::<Vec<T>>::zeros(config);
+        let mut slices = gradients.as_mut_slices();
+        moe.backward(&parameters, &input, &state, &upstream, &mut dx, &mut slices, GradientMode::Overwrite)?;
+        results.put("dx", &row, &dx);
+        for p in Param::ALL.into_iter().filter(|p| p.len(config) > 0) {
+            results.put(format!("d.{}", p.name()), &p.shape(config), &gradients[p]);
+        }
+    }
+    Ok(results)
+}

@@ -1,0 +1,60 @@
+//! Recorded cases: the inputs of a layer or a loss, and the results that they should give, in one `.safetensors` file.
+//!
+//! The header's metadata holds `kind` and the settings of that kind, each a JSON value. Floats may be f16, bf16, f32 or f64, integers
+//! of any width. Parameters are named as [`Param::name`](crate::Param::name) says, `d.NAME` is the gradient of NAME, rows are in the
+//! order [T, B]. Whoever has a model in PyTorch can record a layer of it this way and replay it here:
+//!
+//! | kind | inputs | results |
+//! |---|---|---|
+//! | `token_moe` | x [T,B,D], parameters, dy [T,B,D], dweights, dprobabilities, dlogits [T,B,E] | y, weights, probabilities, logits, dx, d.* |
+//! | `feature_moe` | x [B,D], parameters, dy [B,D], dweights, dprobabilities, dlogits [B,E] | the same |
+//! | `fol` | logits [B,B], weights{i}, group{g}.logits, group{g}.weights{i} | correlation, clip_loss, dispersion{i}, group{g}.*, fol, d.* |
+//! | `group_moments` | x [N,M], group [N], dmean, dvariance [G,M] | count, mean, variance, dx |
+//! | `metrics` | probability [S], label [S], attributes [A,S] | auc, accuracy, attr{i}.* |
+//! | `preprocess` | image [H,W] | pixels [3,S,S] |
+//!
+//! Upstream gradients may be absent: those count as zero, and without any of them there are no gradients.
+
+mod file;
+mod layer;
+mod results;
+#[cfg(feature = "model")]
+mod scores;
+pub use file::Case;
+pub use results::Results;
+
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use half::{bf16, f16};
+
+/// Computes the results that `case` asks for, a layer in `dtype`. The loss and moments are computed in f64 for `f64`, and in f32
+/// for the other dtypes; metrics and preprocessing in their own precision whatever the dtype.
+///
+/// # Errors
+/// When the case is of no known kind, lacks an input or a setting, has one of the wrong shape or value, or asks for a result that
+/// its kind does not have.
+pub fn replay(mut case: Case, dtype: DType) -> Result<Results> {
+    let kind = case.text("kind")?;
+    let computed = match kind.as_str() {
+        "token_moe" | "feature_moe" => match dtype {
+            DType::F64 => layer::replay::<f64>(&mut case),
+            DType::F32 => layer::replay::<f32>(&mut case),
+            DType::F16 => layer::replay::<f16>(&mut case),
+            DType::Bf16 => layer::replay::<bf16>(&mut case),
+        },
+        #[cfg(feature = "model")]
+        "metrics" => scores::metrics(&mut case),
+        #[cfg(feature = "model")]
+        "preprocess" => scores::preprocess(&mut case),
+        #[cfg(not(feature = "model"))]
+        "metrics" | "preprocess" => Err(Error::Refused(format!("cases of kind {kind} need the feature `model`"))),
+        "fol" | "group_moments" | "clip" | "fair_moe_step" => {
+            Err(Error::Refused(format!("cases of kind {kind} cannot be replayed yet")))
+        }
+        _ => {
+            let known = "token_moe, feature_moe, fol, group_moments, metrics or preprocess";
+            Err(Error::config("the case's kind", known, format!("{kind:?}")))
+        }
+    }?;
+    computed.keep_wanted(&case)
+}

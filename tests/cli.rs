@@ -1,0 +1,175 @@
+//! What the command line refuses: one plain sentence on standard error, an exit code from 1 to 100, and no file left behind.
+
+#[path = "support/recording.rs"]
+mod recording;
+
+use fair_moe::DType;
+use fair_moe::case::{Case, replay};
+use proptest::prelude::*;
+use recording::Recording;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+fn fair_moe(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fair-moe"));
+    command.args(arguments);
+    command
+}
+
+/// Checks that it was refused as it should, and gives the sentence.
+#[track_caller]
+fn refusal(output: Output) -> String {
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(matches!(output.status.code(), Some(1..=100)), "{:?} with {said:?}", output.status);
+    assert!(!said.trim().is_empty() && !said.contains("panicked"), "{said:?}");
+    said
+}
+
+/// Replays these bytes, which must be refused in one line that has all of `words`, leaving nothing.
+#[track_caller]
+fn refused(bytes: &[u8], words: &[&str]) {
+    let folder = tempfile::tempdir().unwrap();
+    let (case, out) = (folder.path().join("case"), folder.path().join("out"));
+    fs::write(&case, bytes).unwrap();
+    let said = refusal(fair_moe(&["run", case.to_str().unwrap(), "--out", out.to_str().unwrap()]).output().unwrap());
+    assert_eq!(said.trim().lines().count(), 1, "{said:?}");
+    for word in words {
+        assert!(said.contains(word), "{word:?} is not in {said:?}");
+    }
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 1, "something was left behind");
+}
+
+#[test]
+fn broken_files() {
+    let whole = Recording::load("token_small").bytes();
+    refused(b"", &["8 bytes", "has 0 bytes"]);
+    refused(&whole[..5], &["has 5 bytes"]);
+    refused(&whole[..200], &["header claims"]);
+    refused(&whole[..whole.len() - 1], &["not"]);
+    refused(&[&(1u64 << 60).to_le_bytes(), &b"{}"[..]].concat(), &["1152921504606846976", "2 bytes follow"]);
+    refused(&[&u64::MAX.to_le_bytes(), &b"{}"[..]].concat(), &["only 2 bytes follow"]);
+    refused(&[&2u64.to_le_bytes(), &b"{}"[..]].concat(), &["kind", "missing"]);
+    refused(&[&whole[..], &[0]].concat(), &["not"]);
+    let header = |json: &str| [&(json.len() as u64).to_le_bytes(), json.as_bytes(), &[0; 16]].concat();
+    let tensor = |shape: &str, offsets: &str| format!(r#"{{"dtype":"F64","shape":{shape},"data_offsets":{offsets}}}"#);
+    refused(&header(&format!(r#"{{"x":{},"y":{}}}"#, tensor("[2]", "[0,16]"), tensor("[1]", "[8,16]"))), &["offset"]);
+    refused(&header(&format!(r#"{{"x":{}}}"#, tensor("[4294967296,4294967296,4294967296]", "[0,16]"))), &["overflow"]);
+    refused(&header(&format!(r#"{{"x":{}}}"#, tensor("[2]", "[0,9223372036854775807]"))), &["offset"]);
+    refused(&header(&"[".repeat(10_000)), &["header"]);
+}
+
+#[test]
+fn layers_that_cannot_be() {
+    let case = || Recording::load("token_small");
+    refused(&case().set("kind", "\"token_mow\"").bytes(), &["kind", "token_moe", "token_mow"]);
+    refused(&case().set("kind", "token_moe").bytes(), &["kind", "JSON"]);
+    refused(&case().unset("kind").bytes(), &["kind", "missing"]);
+    refused(&case().set("top_k", "0").bytes(), &["top_k", "at least 1", "0"]);
+    refused(&case().set("top_k", "6").bytes(), &["top-k", "5", "6"]);
+    refused(&case().set("top_k", "1.5").bytes(), &["top_k", "whole number"]);
+    refused(&case().set("capacity", "-1").bytes(), &["capacity", "at least 1", "-1"]);
+    refused(&case().set("capacity", "0").bytes(), &["capacity"]);
+    refused(&case().set("expert_activation", "\"swish\"").bytes(), &["expert_activation", "relu", "swish"]);
+    refused(&case().set("gate_activation", "7").bytes(), &["gate_activation", "text"]);
+    refused(&case().set("subtract_input", "1").bytes(), &["subtract_input", "true or false"]);
+    refused(&case().unset("renormalise").bytes(), &["renormalise", "missing"]);
+    for key in ["tokens", "samples", "width", "experts", "expert_width"] {
+        refused(&case().set(key, "7").bytes(), &["must have shape", "7"]);
+        refused(&case().set(key, "9223372036854775807").bytes(), &["9223372036854775807"]);
+        refused(&case().unset(key).bytes(), &[key, "missing"]);
+    }
+    let huge = case().set("experts", "1000000000").set("expert_width", "4294967296").set("width", "4294967296");
+    refused(&huge.bytes(), &["too large"]);
+    for name in ["x", "gate.fc1.weight", "gate.fc2.bias", "experts.fc1.bias", "experts.fc2.weight"] {
+        refused(&case().drop(name).bytes(), &[name, "missing"]);
+    }
+    refused(&case().reshape("x", &[3, 19, 32]).bytes(), &["x", "[19, 3, 32]", "[3, 19, 32]"]);
+    refused(&case().reshape("y", &[57, 32]).bytes(), &["y", "[19, 3, 32]", "[57, 32]"]);
+    refused(&case().reshape("gate.fc1.weight", &[8 * 32]).bytes(), &["gate.fc1.weight", "2 dimensions"]);
+    refused(&case().put("x", &[19, 3, 32], &[0; 19 * 3 * 32]).bytes(), &["x", "f64, f32, f16 or bf16", "I64"]);
+    refused(&case().put("z", &[1], &[0]).bytes(), &["z", "neither an input"]);
+    refused(&case().set("expert_bias", "false").bytes(), &["experts.fc1.bias"]);
+    refused(&case().drop("dy").drop("dweights").bytes(), &["d.", "neither"]);
+    refused(&Recording::load("feature_small").set("samples", "5").bytes(), &["x", "[5, 32]", "[6, 32]"]);
+}
+
+#[test]
+fn losses_and_figures_that_cannot_be() {
+    let metrics = || Recording::load("metrics");
+    refused(&metrics().poke("label", 3, 2).bytes(), &["label", "0 or 1", "number 3"]);
+    refused(&metrics().poke("label", 3, -1).bytes(), &["label", "0 or 1"]);
+    refused(&metrics().poke("attributes", 3, -7).bytes(), &["attributes", "-7"]);
+    refused(&metrics().set("attributes", "4").bytes(), &["attributes", "list"]);
+    refused(&metrics().drop("probability").bytes(), &["probability", "missing"]);
+}
+
+#[test]
+fn outputs_that_cannot_be_written() {
+    let case = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/token_silu_nocap.safetensors");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    fs::write(&file, "x").unwrap();
+    for out in [&file.join("out"), &folder.path().join("none/out"), folder.path()] {
+        let said = refusal(fair_moe(&["run", case, "--out", out.to_str().unwrap()]).output().unwrap());
+        assert!(said.contains(out.to_str().unwrap()), "{said:?}");
+    }
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+    if Path::new("/dev/full").exists() {
+        refusal(fair_moe(&["run", case, "--out", "/dev/full"]).output().unwrap());
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let said = refusal(fair_moe(&["info"]).stdout(Stdio::from(full)).stderr(Stdio::piped()).output().unwrap());
+        assert!(said.contains("standard output"), "{said:?}");
+    }
+}
+
+#[test]
+fn a_closed_pipe_ends_quietly() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = fair_moe(&["info"]).stdout(Stdio::from(writer)).stderr(Stdio::piped()).output().unwrap();
+    assert!(output.stderr.is_empty(), "{:?}", String::from_utf8_lossy(&output.stderr));
+    assert!(matches!(output.status.code(), Some(0..=100)));
+}
+
+#[test]
+fn wrong_arguments() {
+    for arguments in [
+        &["sing"][..],
+        &["run"],
+        &["run", "case", "--dtype", "f8", "--out", "o"],
+        &["run", "c", "--device", "cuda", "--out", "o"],
+    ] {
+        refusal(fair_moe(arguments).output().unwrap());
+    }
+    let said = refusal(fair_moe(&["run", "no-such-file", "--out", "o"]).output().unwrap());
+    assert!(said.starts_with("no-such-file: "), "{said:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// Whatever a file holds, reading and replaying it gives results or an error, never a panic.
+    #[test]
+    fn any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = replay_bytes(&bytes);
+    }
+
+    /// The same for cases with a few bytes of their header overwritten.
+    #[test]
+    fn damaged_headers(name in prop::sample::select(vec!["token_silu_nocap", "fol_strong", "metrics"]),
+                       damage in prop::collection::vec((0usize..3000, any::<u8>()), 1..4)) {
+        let mut bytes = Recording::load(name).bytes();
+        for (at, byte) in damage {
+            bytes[at] = byte;
+        }
+        let _ = replay_bytes(&bytes);
+    }
+}
+
+fn replay_bytes(bytes: &[u8]) -> fair_moe::Result<()> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("case");
+    fs::write(&path, bytes).unwrap();
+    replay(Case::read(&path)?, DType::F32).map(drop)
+}
