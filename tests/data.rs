@@ -1,9 +1,9 @@
 //! Data sets: files that NumPy wrote, preprocessing as Pillow does it, CLIP's token ids, and files that are broken.
-#![cfg(feature = "model")]
+#![cfg(all(feature = "cli", feature = "model"))]
 
 mod support;
 
-use fair_moe::data::{DataSet, Image, MakeConfig, Split, make, preprocess, preprocess_grey, tokenize, truncate_note};
+use fair_moe::data::{DataSet, Image, MakeConfig, Split, check, make, preprocess, preprocess_grey, tokenize, truncate_note};
 use proptest::prelude::*;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -243,6 +243,101 @@ fn correlation(a: &[f64], b: &[f64]) -> f64 {
     let mean = |v: &[f64]| v.iter().sum::<f64>() / v.len() as f64;
     let product = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| (x - mean(a)) * (y - mean(b))).sum::<f64>();
     product(a, b) / (product(a, a) * product(b, b)).sqrt()
+}
+
+#[test]
+fn the_report_names_every_bad_file_and_why() {
+    let copy = copy();
+    let in_copy = |path: &str| copy.path().join(path);
+    fs::copy(in_copy("Training/data_00002.npz"), in_copy("Testing/data_00010.npz")).unwrap();
+    fs::copy(in_copy("Training/data_00001.npz"), in_copy("Testing/data_00001.npz")).unwrap();
+    fs::write(in_copy("Training/data_00004.npz"), "garbage").unwrap();
+    fs::remove_file(in_copy("Testing/data_00008.npz")).unwrap();
+    let report = check(copy.path()).unwrap();
+    let problems: Vec<String> = report.problems.iter().map(|p| p.to_string()).collect();
+    // All recorded images are the same.
+    for problem in [
+        "Training/data_00003.npz: it has no summarised note",
+        "Training/data_00002.npz: its image is the same as that of Training/data_00001.npz",
+        "Training/data_00004.npz: this is no whole npz file",
+        "Training/data_00005.npz: slo_fundus: it holds pickled objects",
+        "Test/data_00009.npz: it holds no slo_fundus",
+        "Test/data_00010.npz: its image is the same as that of",
+        "Test/data_00001.npz: the folder Training holds a file of this name too",
+        "data_00001: data_summary.csv has it for training, but it is in the folder Test",
+        "data_00008: data_summary.csv names it, but no folder holds it",
+    ] {
+        assert!(problems.iter().any(|p| p.starts_with(problem)), "{problem:?} is not in {problems:#?}");
+    }
+    assert_eq!(report.splits.each_ref().map(|s| (s.files, s.whole)), [(5, 1), (1, 0), (4, 0)]);
+    assert_eq!((report.splits[0].positives, &report.splits[0].groups[0]), (1, &vec![[0, 0], [0, 0], [0, 1], [0, 0]]));
+    assert_eq!(report.sizes.into_iter().collect::<Vec<_>>(), [((6, 5), 1)]);
+}
+
+#[test]
+fn check_on_the_command_line() {
+    let fair_moe = |arguments: &[&str]| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_fair-moe")).arg("data").args(arguments).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let made = folder.path().join("made");
+    let made = made.to_str().unwrap();
+    assert_eq!(fair_moe(&["make", "--out", made, "--samples", "20"]).0, Some(0));
+    let (code, report, _) = fair_moe(&["check", made]);
+    assert!(code == Some(0) && report.ends_with("20 images of 664 x 512 pixels\nnothing is wrong\n"), "{report}");
+    let (code, report, error) = fair_moe(&["check", recorded().to_str().unwrap()]);
+    assert!(code == Some(1) && report.contains("it holds no slo_fundus") && error.lines().count() == 1, "{report}{error}");
+    let (code, report, error) = fair_moe(&["make", "--out", made]);
+    assert_eq!((code, &*report, error.lines().count()), (Some(1), "", 1));
+}
+
+/// Gives a file other bytes, and the same time of change.
+fn replace_unnoticed(path: &Path, bytes: &[u8]) {
+    let time = fs::metadata(path).unwrap().modified().unwrap();
+    fs::write(path, bytes).unwrap();
+    fs::File::options().append(true).open(path).unwrap().set_modified(time).unwrap();
+}
+
+#[test]
+fn cached_images_are_used_until_a_file_changes() {
+    let copy = copy();
+    let (cache, file) = (copy.path().join("images"), copy.path().join("Training/data_00001.npz"));
+    let read = |cache: Option<&Path>| {
+        let mut set = DataSet::open(copy.path()).unwrap();
+        let images = set.grey_images(Split::Training, 4, cache).unwrap();
+        assert_eq!(images.len(), set.samples(Split::Training).len());
+        (images, set.problems().iter().map(|p| p.to_string()).collect::<Vec<_>>())
+    };
+    let fresh = read(None);
+    assert_eq!(fresh.0.len(), 4);
+    assert!(fresh.1[1].starts_with("Training/data_00005.npz: slo_fundus: it holds pickled objects"));
+    assert!(read(Some(&cache)) == fresh);
+    // A file that changes behind the cache's back shows that the cache is what was read.
+    let mut changed = fs::read(&file).unwrap();
+    let image = changed.windows(4).position(|w| w == [0, 7, 14, 21]).unwrap();
+    changed[image] = 255;
+    replace_unnoticed(&file, &changed);
+    assert!(read(Some(&cache)) == fresh);
+    fs::write(&file, &changed).unwrap();
+    assert_eq!(read(Some(&cache)).0.len(), 3);
+}
+
+#[test]
+fn a_damaged_cache_is_made_anew() {
+    let copy = copy();
+    let cache = copy.path().join("images");
+    let read = || DataSet::open(copy.path()).unwrap().grey_images(Split::Test, 4, Some(&cache)).unwrap();
+    let (fresh, whole) = (read(), fs::read(&cache).unwrap());
+    for place in 0..whole.len() {
+        let mut damaged = whole.clone();
+        damaged[place] ^= 0x55;
+        fs::write(&cache, if place % 2 == 0 { &damaged } else { &damaged[..place] }).unwrap();
+        assert!(read() == fresh, "byte {place}");
+    }
+    let under_a_file = copy.path().join("images/under");
+    DataSet::open(copy.path()).unwrap().grey_images(Split::Test, 4, Some(&under_a_file)).unwrap_err();
+    DataSet::open(copy.path()).unwrap().grey_images(Split::Test, 0, None).unwrap_err();
 }
 
 #[test]

@@ -8,6 +8,8 @@
 //! An npz file holds `slo_fundus` (a grey image, [height, width], values as 0 to 255) and, as single numbers, `glaucoma` (0 or 1),
 //! `race`, `gender`, `ethnicity` and `language` (-1: unknown); whatever else it holds is not read.
 
+mod cache;
+mod check;
 mod image;
 mod layout;
 mod make;
@@ -18,6 +20,7 @@ mod set;
 mod table;
 mod tokens;
 
+pub use check::{Report, SplitReport, check};
 pub use image::{Image, normalise, preprocess, preprocess_grey};
 pub use make::{MakeConfig, make};
 pub use notes::truncate_note;

@@ -1,10 +1,11 @@
 //! A data set on disk: which samples each split has, and their images.
 
+use super::cache::{Images, Source};
 use super::layout::Layout;
 use super::sample::{read_image, read_sample};
 use super::table::stem;
-use super::{Image, Sample, Split, notes};
-use crate::error::{Error, Result};
+use super::{Image, Sample, Split, notes, preprocess_grey};
+use crate::error::{Error, Result, product};
 use rayon::prelude::*;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -83,5 +84,57 @@ impl DataSet {
         })?;
         let path = self.folders[split as usize].join(&sample.file);
         read_image(&path).map_err(|why| Error::file(path, why))
+    }
+
+    /// Every image of a split as [`preprocess_grey`] gives it, [size, size], in the order of the split's samples. Samples whose
+    /// image cannot be read are left out from now on, and [`DataSet::problems`] names them.
+    ///
+    /// `cache`: a file of this split's own that keeps the images for the next time. It is made anew when it is damaged, or a file
+    /// of the data set has changed.
+    ///
+    /// # Errors
+    /// When `size` is 0, no image can be read, or the cache cannot be written.
+    pub fn grey_images(&mut self, split: Split, size: usize, cache: Option<&Path>) -> Result<Vec<Vec<u8>>> {
+        if product("an image", &[size, size])? == 0 {
+            return Err(Error::config("the images' size", "at least 1", size));
+        }
+        let images = match cache {
+            None => self.read_images(split, size),
+            Some(path) => {
+                let files = self.samples(split).iter().map(|sample| &*sample.file);
+                let source = Source::now(&self.folders[split as usize], files, size)?;
+                match source.load(path) {
+                    Some(images) => images,
+                    None => {
+                        let images = self.read_images(split, size);
+                        source.save(path, &images)?;
+                        images
+                    }
+                }
+            }
+        };
+        let (mut samples, mut kept) = (vec![], vec![]);
+        for (sample, image) in std::mem::take(&mut self.samples[split as usize]).into_iter().zip(images) {
+            match image {
+                Ok(image) => {
+                    samples.push(sample);
+                    kept.push(image);
+                }
+                Err(why) => self.problems.push(Problem { file: format!("{split}/{}", sample.file), why }),
+            }
+        }
+        self.samples[split as usize] = samples;
+        if kept.is_empty() {
+            return Err(Error::file(&self.folders[split as usize], "this folder holds no image that can be read"));
+        }
+        Ok(kept)
+    }
+
+    fn read_images(&self, split: Split, size: usize) -> Images {
+        let read = |sample: &Sample| {
+            let image = read_image(&self.folders[split as usize].join(&sample.file))?;
+            preprocess_grey(&image, size).map_err(|e| e.to_string())
+        };
+        self.samples(split).par_iter().map(read).collect()
     }
 }
