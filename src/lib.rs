@@ -51,6 +51,7 @@ pub mod model;
 pub mod train;
 
 pub use config::{Activation, Capacity, CapacityScope, Experts, Gate, GateHidden, MoeConfig};
+pub use cpu::{contrast, moments, transport};
 pub use dtype::{DType, Element, Float};
 pub use error::{Error, Result};
 pub use fol::{

@@ -1,12 +1,15 @@
 //! The fast CPU backend: rayon, and a GEMM crate behind one function. Every sum has a fixed order, whatever the number of threads.
 
 pub mod combine;
+pub mod contrast;
 pub mod experts;
 pub mod gate;
 pub mod gemm;
+pub mod moments;
 mod network;
 pub mod route;
 mod scratch;
+pub mod transport;
 
 use crate::config::MoeConfig;
 use crate::dtype::{Element, Float};

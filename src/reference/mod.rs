@@ -3,9 +3,12 @@
 //! It is as slow as it is simple. Shapes and letters as in [`crate::MoeConfig`].
 
 mod combine;
+pub mod contrast;
 mod experts;
 mod gate;
+pub mod moments;
 mod route;
+pub mod transport;
 
 use crate::config::MoeConfig;
 use crate::error::{Result, expect_shape};

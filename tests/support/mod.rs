@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 pub mod layer;
+pub mod loss;
 
 use safetensors::{Dtype, SafeTensors};
 use std::collections::HashMap;
@@ -78,4 +79,30 @@ pub fn relative_l2(got: &[f64], want: &[f64]) -> f64 {
 pub fn assert_close(what: &str, got: &[f64], want: &[f64], bound: f64) {
     let error = relative_l2(got, want);
     assert!(error <= bound, "{what}: relative L2 error {error:.3e} is above {bound:.1e}");
+}
+
+/// The gradient of `f` at `x` by central differences.
+pub fn finite_differences(x: &[f64], step: f64, mut f: impl FnMut(&[f64]) -> f64) -> Vec<f64> {
+    let mut at = x.to_vec();
+    let mut one = |i: usize| {
+        at[i] = x[i] + step;
+        let above = f(&at);
+        at[i] = x[i] - step;
+        let below = f(&at);
+        at[i] = x[i];
+        (above - below) / (2.0 * step)
+    };
+    (0..x.len()).map(&mut one).collect()
+}
+
+/// `n` numbers, uniform in ±1; the same seed gives the same ones.
+pub fn uniform(seed: u64, n: usize) -> Vec<f64> {
+    use rand::{RngExt, SeedableRng};
+    let mut rng = rand_pcg::Pcg64::seed_from_u64(seed);
+    (0..n).map(|_| rng.random::<f64>() * 2.0 - 1.0).collect()
+}
+
+/// What `f` gives on this many threads.
+pub fn on_threads<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) -> R {
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(f)
 }

@@ -1,0 +1,236 @@
+//! The fairness-oriented loss: moments, contrast, transport; and back.
+//!
+//! Forward turns the large arrays into a few numbers (correlations, variances), the loss, and its gradient on those numbers.
+//! Backward only spreads that gradient over the large arrays.
+
+mod batch;
+mod config;
+mod dispersion;
+mod state;
+
+pub use batch::{FolBatch, GateWeights, Groups};
+pub use config::{Correlation, Dispersion, Distance, FolConfig, Normalise};
+pub use state::{FolGradients, FolGroup, FolState, FolTerms};
+
+pub(crate) use batch::check_ids;
+pub(crate) use config::check_sinkhorn;
+
+use crate::cpu::contrast::{Contrast, ContrastGradient};
+use crate::cpu::{moments, transport};
+use crate::dtype::Float;
+use crate::error::{Error, Result};
+use rayon::prelude::*;
+use state::GateMoments;
+
+/// The loss.
+#[derive(Clone, Debug)]
+pub struct Fol {
+    config: FolConfig,
+}
+
+impl Fol {
+    /// A loss of this configuration.
+    ///
+    /// # Errors
+    /// As [`FolConfig::check`].
+    pub fn new(config: FolConfig) -> Result<Self> {
+        config.check()?;
+        Ok(Self { config })
+    }
+
+    /// Its configuration.
+    pub fn config(&self) -> &FolConfig {
+        &self.config
+    }
+
+    /// The loss. What is not finite in the batch makes those terms NaN or infinite that read it.
+    ///
+    /// # Errors
+    /// When shapes disagree, there are no samples, or a group id is out of range.
+    pub fn forward<W: Float>(&self, batch: &FolBatch<'_, W>, groups: &Groups<'_, W>) -> Result<FolState> {
+        groups.check(batch)?;
+        let similarity = contrast(batch)?;
+        let all: Vec<usize> = (0..batch.samples).collect();
+        let mut state = FolState {
+            clip_loss: similarity.clip_loss(),
+            correlation: similarity.correlation(self.config.correlation, &all)?,
+            dcorrelation: vec![0.0; batch.samples],
+            ..FolState::default()
+        };
+        state.terms.clip = weighted(self.config.lambda_clip, state.clip_loss);
+        self.distances(batch, groups, &mut state)?;
+        self.dispersions(batch, groups, &mut state)?;
+        let terms = &mut state.terms;
+        terms.total = terms.clip + terms.distance + terms.dispersion + terms.batch_variance;
+        Ok(state)
+    }
+
+    /// Each group's distance from the batch, and its gradient on both correlations.
+    fn distances<W: Float>(&self, batch: &FolBatch<'_, W>, groups: &Groups<'_, W>, state: &mut FolState) -> Result<()> {
+        let members = groups.members();
+        let one = |(g, members): (usize, &Vec<usize>)| match members[..] {
+            [] => Ok(None),
+            _ => {
+                let own = contrast(groups.batch_of(g, batch))?.correlation(self.config.correlation, members)?;
+                self.distance(&state.correlation, &own).map(Some)
+            }
+        };
+        let found: Vec<Option<(FolGroup, Vec<f64>)>> = members.par_iter().enumerate().map(one).collect::<Result<_>>()?;
+        for (g, found) in found.into_iter().enumerate() {
+            state.groups.push(found.map(|(group, dbatch)| {
+                state.terms.distance += weighted(self.config.lambda_distance, group.distance);
+                state.dcorrelation.iter_mut().zip(dbatch).for_each(|(sum, d)| *sum += d);
+                group
+            }));
+            if state.groups[g].is_none() {
+                state.warnings.push(format!("group {g} has no samples and is left out"));
+            }
+        }
+        Ok(())
+    }
+
+    /// One group, from the correlations of the batch and its own; and the weighted distance's gradient on the batch's.
+    fn distance(&self, batch: &[f64], own: &[f64]) -> Result<(FolGroup, Vec<f64>)> {
+        let sum: f64 = match self.config.normalise {
+            Normalise::None => 1.0,
+            Normalise::GroupSum => own.iter().sum(),
+        };
+        let correlation: Vec<f64> = own.iter().map(|c| c / sum).collect();
+        let found = match self.config.distance {
+            Distance::Exact => transport::exact(batch, &correlation),
+            Distance::Sinkhorn { blur, scaling } => transport::sinkhorn(batch, &correlation, blur, scaling),
+        }?;
+        // Of c / Σc: what all of them lose when one grows.
+        let common = match self.config.normalise {
+            Normalise::None => 0.0,
+            Normalise::GroupSum => found.dy.iter().zip(&correlation).map(|(d, c)| d * c).sum(),
+        };
+        let weight = self.config.lambda_distance;
+        let dcorrelation = found.dy.iter().map(|d| weighted(weight, (d - common) / sum)).collect();
+        let dbatch = found.dx.iter().map(|&d| weighted(weight, d)).collect();
+        Ok((FolGroup { correlation, distance: found.distance, variance: vec![], dcorrelation }, dbatch))
+    }
+
+    /// `upstream` times the gradients of the loss; `batch` and `groups` as the forward pass had them, `state` as it returned it.
+    ///
+    /// # Errors
+    /// As [`Fol::forward`], and when the state is that of other shapes.
+    pub fn backward<W: Float>(
+        &self,
+        batch: &FolBatch<'_, W>,
+        groups: &Groups<'_, W>,
+        state: &FolState,
+        upstream: f64,
+    ) -> Result<FolGradients<W>> {
+        groups.check(batch)?;
+        let members = groups.members();
+        check_state(batch, &members, state)?;
+        let similarity = contrast(batch)?;
+        let all: Vec<usize> = (0..batch.samples).collect();
+        let (kind, mut gradient) = (self.config.correlation, similarity.no_gradient());
+        similarity.clip_backward(self.config.lambda_clip, &mut gradient)?;
+        similarity.correlation_backward(kind, &all, &state.dcorrelation, &mut gradient)?;
+        let mut dweights: Vec<Vec<W>> = batch.gates.iter().map(|gate| vec![W::ZERO; gate.weights.len()]).collect();
+        for ((gate, found), dweights) in batch.gates.iter().zip(&state.batch_moments).zip(&mut dweights) {
+            gate_backward(gate, &gate.rows_counted(), found, upstream, dweights)?;
+        }
+        let mut separate = vec![];
+        match groups {
+            _ if !self.config.group_gradient => {}
+            Groups::Ids { ids, .. } => {
+                for (members, group) in members.iter().zip(&state.groups) {
+                    if let Some(group) = group {
+                        similarity.correlation_backward(kind, members, &group.dcorrelation, &mut gradient)?;
+                    }
+                }
+                for ((gate, found), dweights) in batch.gates.iter().zip(&state.group_moments).zip(&mut dweights) {
+                    gate_backward(gate, &gate.rows_grouped(ids), found, upstream, dweights)?;
+                }
+            }
+            Groups::Separate(batches) => {
+                for (g, group) in batches.iter().enumerate() {
+                    separate.push(self.group_backward(group, &members[g], g, state, upstream)?);
+                }
+            }
+        }
+        Ok(FolGradients { groups: separate, ..whole(gradient, dweights, upstream) })
+    }
+
+    /// The gradients on group `g`, which is a batch of its own.
+    fn group_backward<W: Float>(
+        &self,
+        batch: &FolBatch<'_, W>,
+        members: &[usize],
+        g: usize,
+        state: &FolState,
+        upstream: f64,
+    ) -> Result<FolGradients<W>> {
+        let similarity = contrast(batch)?;
+        let mut gradient = similarity.no_gradient();
+        if let Some(group) = &state.groups[g] {
+            similarity.correlation_backward(self.config.correlation, members, &group.dcorrelation, &mut gradient)?;
+        }
+        let mut dweights = vec![];
+        for (gate, all) in batch.gates.iter().zip(&state.group_moments) {
+            let mut dweight = vec![W::ZERO; gate.weights.len()];
+            gate_backward(gate, &gate.rows_counted(), &all.group(g, gate.experts), upstream, &mut dweight)?;
+            dweights.push(dweight);
+        }
+        Ok(whole(gradient, dweights, upstream))
+    }
+}
+
+/// A weight of 0 switches its term off, whatever that is.
+fn weighted(weight: f64, value: f64) -> f64 {
+    if weight == 0.0 { 0.0 } else { weight * value }
+}
+
+fn contrast<'a, W: Float>(batch: &FolBatch<'a, W>) -> Result<Contrast<'a, W>> {
+    Contrast::new(batch.similarity, batch.samples, batch.scale)
+}
+
+/// Adds one gate's gradient to `dweights`; `rows` holds the group of each row in `found`.
+fn gate_backward<W: Float>(
+    gate: &GateWeights<'_, W>,
+    rows: &[i64],
+    found: &GateMoments,
+    upstream: f64,
+    dweights: &mut [W],
+) -> Result<()> {
+    let dvariance: Vec<f64> = found.dvariance.iter().map(|d| d * upstream).collect();
+    let dmean = vec![0.0; dvariance.len()];
+    moments::backward(gate.weights, gate.experts, rows, &found.moments, &dmean, &dvariance, dweights)
+}
+
+/// Rounds once, when all terms are together.
+fn whole<W: Float>(gradient: ContrastGradient, dweights: Vec<Vec<W>>, upstream: f64) -> FolGradients<W> {
+    FolGradients {
+        dsimilarity: gradient.dsimilarity.iter().map(|d| W::from_f64(d * upstream)).collect(),
+        dscale: gradient.dscale * upstream,
+        dweights,
+        groups: vec![],
+    }
+}
+
+/// Checks that a state has the shapes that a forward pass over this batch and these groups leaves.
+fn check_state<W>(batch: &FolBatch<'_, W>, members: &[Vec<usize>], state: &FolState) -> Result<()> {
+    let of_gates = |found: &[GateMoments], groups: usize| {
+        let fits = |(gate, found): (&GateWeights<'_, W>, &GateMoments)| {
+            found.moments.count.len() == groups && found.dvariance.len() == groups * gate.experts
+        };
+        found.len() == batch.gates.len() && batch.gates.iter().zip(found).all(fits)
+    };
+    let of_group = |(members, group): (&Vec<usize>, &Option<FolGroup>)| {
+        members.len() == group.as_ref().map_or(0, |group| group.dcorrelation.len())
+    };
+    let fits = state.dcorrelation.len() == batch.samples
+        && state.groups.len() == members.len()
+        && members.iter().zip(&state.groups).all(of_group)
+        && of_gates(&state.batch_moments, 1)
+        && of_gates(&state.group_moments, members.len());
+    if fits {
+        Ok(())
+    } else {
+        Err(Error::Refused("the state is not that of a forward pass over this batch and these groups".into()))
+    }
+}
