@@ -1,4 +1,4 @@
-//! What [B, B] logits = scale · similarity say: the CLIP cross entropy, and each sample's correlation; in f64.
+//! What `[B, B]` logits = scale · similarity say: the CLIP cross entropy, and each sample's correlation; in f64.
 
 use crate::dtype::Float;
 use crate::error::{Error, Result, expect_shape};
@@ -16,14 +16,14 @@ pub struct Contrast<'a, W> {
 /// A gradient on the similarity and its scale, to which several terms add.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ContrastGradient {
-    /// [B, B].
+    /// `[B, B]`.
     pub dsimilarity: Vec<f64>,
     /// On the scale.
     pub dscale: f64,
 }
 
 impl<'a, W: Float> Contrast<'a, W> {
-    /// `similarity` [B, B] with B = `samples`.
+    /// `similarity` `[B, B]` with B = `samples`.
     ///
     /// # Errors
     /// When the similarity has another shape.

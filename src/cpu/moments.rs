@@ -1,4 +1,4 @@
-//! Count, mean and variance of the columns of [N, M], group by group, in one pass that loses no digits.
+//! Count, mean and variance of the columns of `[N, M]`, group by group, in one pass that loses no digits.
 //!
 //! Each group's rows are cut into fixed chunks. A chunk sums its differences to its own first row (so that a common offset cancels
 //! before anything is squared), and chunks are merged in order (Chan, Golub, LeVeque 1979): the same bits on any number of threads.
@@ -14,18 +14,18 @@ const CHUNK: usize = 256;
 /// What [`forward`] finds in G groups of rows of M columns.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Moments {
-    /// [G] the number of rows.
+    /// `[G]` the number of rows.
     pub count: Vec<usize>,
-    /// [G, M] the mean; 0 in a group without rows.
+    /// `[G, M]` the mean; 0 in a group without rows.
     pub mean: Vec<f64>,
-    /// [G, M] the unbiased variance (divided by n - 1); 0 in a group of fewer than two rows.
+    /// `[G, M]` the unbiased variance (divided by n - 1); 0 in a group of fewer than two rows.
     pub variance: Vec<f64>,
 }
 
-/// The moments of x [N, M = `columns`] in each of `groups` groups; `group` [N] holds each row's, or -1 for a row in none.
+/// The moments of x `[N, M]`, M = `columns`, in each of `groups` groups; `group` `[N]` holds each row's, or -1 for a row in none.
 ///
 /// # Errors
-/// When shapes disagree, there are no columns, a group id is out of range, or [G, M] is too large.
+/// When shapes disagree, there are no columns, a group id is out of range, or `[G, M]` is too large.
 pub fn forward<W: Float>(x: &[W], columns: usize, group: &[i64], groups: usize) -> Result<Moments> {
     check(x, columns, group, groups)?;
     let sizes = [groups, columns];
@@ -49,8 +49,8 @@ pub fn forward<W: Float>(x: &[W], columns: usize, group: &[i64], groups: usize) 
     Ok(Moments { count, mean, variance })
 }
 
-/// Adds to dx [N, M] the gradient of x: d mean / n + d variance · 2 (x - mean) / (n - 1), each of its row's group. `x`, `columns`
-/// and `group` as [`forward`] had them, `moments` as it returned them; `dmean` and `dvariance` [G, M].
+/// Adds to dx `[N, M]` the gradient of x: d mean / n + d variance · 2 (x - mean) / (n - 1), each of its row's group. `x`,
+/// `columns` and `group` as [`forward`] had them, `moments` as it returned them; `dmean` and `dvariance` `[G, M]`.
 ///
 /// # Errors
 /// When shapes disagree, or a group id is out of range.
@@ -100,7 +100,7 @@ fn zeros(sizes: &[usize]) -> Result<Vec<f64>> {
     Ok(zeros)
 }
 
-/// The mean [M] of a chunk, and the sum [M] of its squared deviations from it.
+/// The mean `[M]` of a chunk, and the sum `[M]` of its squared deviations from it.
 struct Sums {
     mean: Vec<f64>,
     squares: Vec<f64>,

@@ -14,9 +14,9 @@ const POINTS: usize = 64;
 pub struct Transport {
     /// In squared units of the samples. Not finite where a sample is not.
     pub distance: f64,
-    /// [N].
+    /// `[N]`.
     pub dx: Vec<f64>,
-    /// [M].
+    /// `[M]`.
     pub dy: Vec<f64>,
 }
 

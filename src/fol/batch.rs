@@ -6,20 +6,20 @@ use crate::moe::Layout;
 /// One gate's final weights over a batch.
 #[derive(Clone, Copy, Debug)]
 pub struct GateWeights<'a, W> {
-    /// [rows, E].
+    /// `[rows, E]`.
     pub weights: &'a [W],
     /// E.
     pub experts: usize,
     /// The order of the rows: tells which sample a row belongs to.
     pub layout: Layout,
-    /// [rows]: false leaves a row (padding) out of the dispersion; none: all count.
+    /// `[rows]`: false leaves a row (padding) out of the dispersion; none: all count.
     pub row_mask: Option<&'a [bool]>,
 }
 
 /// One batch: what the cross entropy, transport and dispersion read.
 #[derive(Clone, Copy, Debug)]
 pub struct FolBatch<'a, W> {
-    /// [B, B] similarity of image i (row) and text j (column): cosines, or logits with a `scale` of 1.
+    /// `[B, B]` similarity of image i (row) and text j (column): cosines, or logits with a `scale` of 1.
     pub similarity: &'a [W],
     /// What multiplies the similarity to give logits.
     pub scale: f64,
@@ -37,7 +37,7 @@ pub enum Groups<'a, W> {
     /// In the batch itself. A group's correlation uses only its own rows and columns of the similarity, as if it were the batch;
     /// its gate rows are all rows of its samples, so a gate's rows must be a multiple of B.
     Ids {
-        /// [B], each from 0 to `count` - 1, or -1 for a sample that belongs to none.
+        /// `[B]`, each from 0 to `count` - 1, or -1 for a sample that belongs to none.
         ids: &'a [i64],
         /// G, at most 65,536.
         count: usize,
@@ -57,7 +57,7 @@ impl<W> GateWeights<'_, W> {
         self.row_mask.map_or(Ok(()), |mask| expect_shape("a gate's row mask", &[rows], mask.len()))
     }
 
-    /// [rows] 0, or -1 for a row that the mask leaves out.
+    /// `[rows]` 0, or -1 for a row that the mask leaves out.
     pub(crate) fn rows_counted(&self) -> Vec<i64> {
         match self.row_mask {
             Some(mask) => mask.iter().map(|&counts| if counts { 0 } else { -1 }).collect(),
@@ -65,7 +65,7 @@ impl<W> GateWeights<'_, W> {
         }
     }
 
-    /// [rows] the group of each row's sample, or -1 for a row that the mask leaves out.
+    /// `[rows]` the group of each row's sample, or -1 for a row that the mask leaves out.
     pub(crate) fn rows_grouped(&self, ids: &[i64]) -> Vec<i64> {
         let mut rows = self.rows_counted();
         let tokens = rows.len() / ids.len();

@@ -24,36 +24,36 @@ pub struct FolState {
     pub terms: FolTerms,
     /// The cross entropy before its weight.
     pub clip_loss: f64,
-    /// [B] the batch's correlation.
+    /// `[B]` the batch's correlation.
     pub correlation: Vec<f64>,
-    /// [gates][E] variance of each expert's weights over the batch.
+    /// `[gates][E]` variance of each expert's weights over the batch.
     pub variance: Vec<Vec<f64>>,
     /// Each group in turn; none for a group without samples.
     pub groups: Vec<Option<FolGroup>>,
     /// What a reader should know, such as a group of a single row, in plain sentences.
     pub warnings: Vec<String>,
-    /// [B] the loss's gradient on the batch's correlation.
+    /// `[B]` the loss's gradient on the batch's correlation.
     pub(crate) dcorrelation: Vec<f64>,
-    /// [gates] of the batch, which is one group.
+    /// `[gates]` of the batch, which is one group.
     pub(crate) batch_moments: Vec<GateMoments>,
-    /// [gates] of all groups.
+    /// `[gates]` of all groups.
     pub(crate) group_moments: Vec<GateMoments>,
 }
 
 /// What a forward pass found in one group.
 #[derive(Clone, Debug, Default)]
 pub struct FolGroup {
-    /// [samples of the group] its correlation, after normalising.
+    /// `[samples of the group]` its correlation, after normalising.
     pub correlation: Vec<f64>,
     /// Its distance from the batch, before its weight.
     pub distance: f64,
-    /// [gates][E] variance of each expert's weights over the group.
+    /// `[gates][E]` variance of each expert's weights over the group.
     pub variance: Vec<Vec<f64>>,
-    /// [samples of the group] the loss's gradient on its correlation, before normalising.
+    /// `[samples of the group]` the loss's gradient on its correlation, before normalising.
     pub(crate) dcorrelation: Vec<f64>,
 }
 
-/// One gate's moments, and the loss's gradient on their variances [G, E].
+/// One gate's moments, and the loss's gradient on their variances `[G, E]`.
 #[derive(Clone, Debug)]
 pub(crate) struct GateMoments {
     pub moments: Moments,
@@ -63,7 +63,7 @@ pub(crate) struct GateMoments {
 /// Gradients of the loss on one batch.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct FolGradients<W> {
-    /// [B, B].
+    /// `[B, B]`.
     pub dsimilarity: Vec<W>,
     /// On the scale.
     pub dscale: f64,

@@ -1,4 +1,4 @@
-//! The CLIP cross entropy and the correlations of logits L [B, B].
+//! The CLIP cross entropy and the correlations of logits L `[B, B]`.
 
 use crate::error::{Result, expect_shape};
 
@@ -35,7 +35,7 @@ pub fn diagonal_of_square(logits: &[f64], samples: usize) -> Result<Vec<f64>> {
     Ok((0..b).map(|i| (0..b).map(|j| logits[i * b + j] * logits[j * b + i]).sum()).collect())
 }
 
-/// Its gradient on L from `d` [B]: (d_i + d_j) L_ji.
+/// Its gradient on L from `d` `[B]`: (d_i + d_j) L_ji.
 ///
 /// # Errors
 /// When a shape disagrees.

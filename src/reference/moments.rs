@@ -3,8 +3,8 @@
 use crate::error::{Result, expect_shape};
 use crate::fol::check_ids;
 
-/// Moments of x [N, M = `columns`] in each group; `group` [N] holds each row's, or -1. Gives the count [G], the mean [G, M] and the
-/// variance [G, M], divided by n - 1; both are 0 where there are too few rows.
+/// Moments of x `[N, M]`, M = `columns`, in each group; `group` `[N]` holds each row's, or -1. Gives the count `[G]`, the mean
+/// `[G, M]` and the variance `[G, M]`, divided by n - 1; both are 0 where there are too few rows.
 ///
 /// # Errors
 /// When shapes disagree, or a group id is out of range.
@@ -27,7 +27,7 @@ pub fn forward(x: &[f64], columns: usize, group: &[i64], groups: usize) -> Resul
     Ok((count, mean, variance))
 }
 
-/// The gradient of x [N, M] from those of the mean and the variance [G, M].
+/// The gradient of x `[N, M]` from those of the mean and the variance `[G, M]`.
 ///
 /// # Errors
 /// As [`forward`].
