@@ -4,7 +4,7 @@ mod support;
 
 use fair_moe::{reference, transport};
 use proptest::prelude::*;
-use support::{assert_close, finite_differences, on_threads, relative_l2, uniform};
+use support::{assert_close, finite_differences, on_threads, uniform};
 
 const X: [f64; 4] = [0.1, 0.2, 0.4, 0.7];
 
@@ -130,14 +130,15 @@ proptest! {
         let exact = transport::exact(&x, &y).unwrap();
         let (distance, dx) = reference::transport::exact(&x, &y).unwrap();
         let (_, dy) = reference::transport::exact(&y, &x).unwrap();
-        let bound = |want: &[f64]| 1e-12 * (1.0 + want.iter().map(|w| w * w).sum::<f64>().sqrt());
-        let near = |got: &[f64], want: &[f64]| got.iter().zip(want).all(|(g, w)| (g - w).abs() <= bound(want));
-        prop_assert!(near(&[exact.distance], &[distance]) && near(&exact.dx, &dx) && near(&exact.dy, &dy));
+        // Against 1, the size of the sets: a gradient may vanish.
+        let near = |got: &[f64], want: &[f64], bound: f64| got.iter().zip(want).all(|(g, w)| (g - w).abs() <= bound);
+        prop_assert!(near(&[exact.distance], &[distance], 1e-14));
+        prop_assert!(near(&exact.dx, &dx, 1e-14) && near(&exact.dy, &dy, 1e-14));
 
         let found = transport::sinkhorn(&x, &y, blur, scaling).unwrap();
         let (distance, dx) = reference::transport::sinkhorn(&x, &y, blur, scaling).unwrap();
         let (_, dy) = reference::transport::sinkhorn(&y, &x, blur, scaling).unwrap();
-        prop_assert!((found.distance - distance).abs() < 1e-11);
-        prop_assert!(relative_l2(&found.dx, &dx) < 1e-8 && relative_l2(&found.dy, &dy) < 1e-8 || distance.abs() < 1e-12);
+        prop_assert!(near(&[found.distance], &[distance], 1e-11));
+        prop_assert!(near(&found.dx, &dx, 1e-8) && near(&found.dy, &dy, 1e-8));
     }
 }
