@@ -53,6 +53,10 @@ macro_rules! gemm {
                 if m == 0 || n == 0 {
                     return;
                 }
+                // An empty sum, as in the gradients of an expert without rows: gemmkit would clear c one element at a time.
+                if a.columns == 0 && mode == GradientMode::Overwrite && bias.is_empty() {
+                    return c.fill($zero);
+                }
                 let beta = if mode == GradientMode::Accumulate { $one } else { $zero };
                 let bias = (!bias.is_empty()).then_some(Bias::PerCol(bias));
                 let c = MatMut::from_row_major(c, m, n);
