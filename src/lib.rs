@@ -23,6 +23,7 @@
 //! recorded cases of an independent PyTorch statement.
 
 mod activation;
+pub mod check;
 pub mod config;
 mod cpu;
 mod dtype;

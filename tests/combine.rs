@@ -28,7 +28,7 @@ fn both_layouts_give_the_same_rows() {
         dlogits: turn_option(&first.dlogits),
         ..first.clone()
     };
-    let (a, b) = (first.run::<f64, f64>(), second.run::<f64, f64>());
+    let (a, b) = (first.run::<f64, f64>().unwrap(), second.run::<f64, f64>().unwrap());
     assert_close("y", &b.y, &turn(&a.y), 1e-13);
     assert_close("dx", &b.dx, &turn(&a.dx), 1e-12);
     assert_close("weights", &b.routing.weights, &turn(&a.routing.weights), 1e-13);
@@ -42,7 +42,7 @@ fn a_row_that_reaches_no_expert_is_zero_or_minus_itself() {
     let config = MoeConfig { capacity: Capacity::Fixed(1), ..MoeConfig::token_paper(6) };
     let layer = Layer::random(config, 30, 1, Layout::TokensFirst, 8);
     let subtracting = Layer { config: MoeConfig { subtract_input: true, ..layer.config.clone() }, ..layer.clone() };
-    let (plain, minus) = (layer.run::<f64, f64>(), subtracting.run::<f64, f64>());
+    let (plain, minus) = (layer.run::<f64, f64>().unwrap(), subtracting.run::<f64, f64>().unwrap());
     let lost: Vec<usize> = (0..30).filter(|row| plain.routing.weights[row * 10..][..10].iter().all(|&w| w == 0.0)).collect();
     assert!(lost.len() >= 20, "ten experts of one row each reach at most ten rows");
     for row in lost {

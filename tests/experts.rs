@@ -39,7 +39,7 @@ fn copies_of_a_trained_network_compute_what_it_computes() {
     layer.parameters.copy_mlp(&config, &w1, &b1, &w2, &b2).unwrap();
     // The dense mixture's weights sum to 1, and the shared expert adds the network once more.
     let act = config.experts.activation;
-    for (x, y) in layer.x.chunks(8).zip(layer.run::<f64, f64>().y.chunks(8)) {
+    for (x, y) in layer.x.chunks(8).zip(layer.run::<f64, f64>().unwrap().y.chunks(8)) {
         let dot = |w: &[f64], x: &[f64]| w.iter().zip(x).map(|(a, b)| a * b).sum::<f64>();
         let h: Vec<f64> = (0..32).map(|f| act.value(dot(&w1[f * 8..][..8], x) + b1[f])).collect();
         let want: Vec<f64> = (0..8).map(|o| 2.0 * (dot(&w2[o * 32..][..32], &h) + b2[o])).collect();
@@ -51,7 +51,7 @@ fn copies_of_a_trained_network_compute_what_it_computes() {
 fn an_expert_that_nobody_chose_has_gradients_of_zero() {
     let mut layer = Layer::random(MoeConfig::token_paper(8), 6, 2, Layout::TokensFirst, 2);
     layer.parameters[Param::GateFc2Bias] = (0..10).map(|e| if e < 3 { 100.0 } else { 0.0 }).collect();
-    for results in [layer.run::<f32, f32>(), layer.run::<half::bf16, f32>()] {
+    for results in [layer.run::<f32, f32>().unwrap(), layer.run::<half::bf16, f32>().unwrap()] {
         for p in [Param::ExpertsFc1Weight, Param::ExpertsFc1Bias, Param::ExpertsFc2Weight, Param::ExpertsFc2Bias] {
             let each = p.len(&layer.config) / 10;
             assert!(results.gradients[p][..each].iter().any(|&g| g != 0.0), "{}", p.name());
@@ -70,7 +70,7 @@ fn all_rows_to_one_expert() {
         2,
     );
     layer.parameters[Param::GateFc2Bias][4] = 1000.0;
-    let (got, want) = (layer.run::<f64, f64>(), layer.reference());
+    let (got, want) = (layer.run::<f64, f64>().unwrap(), layer.reference().unwrap());
     assert_eq!(got.routing.expert_offsets, [0, 0, 0, 0, 0, 210, 210, 210, 210, 210, 210]);
     assert_close("y", &got.y, &want.y, 1e-12);
     assert_close("dx", &got.dx, &want.dx, 1e-12);

@@ -5,7 +5,7 @@ mod support;
 use fair_moe::*;
 use half::{bf16, f16};
 use proptest::prelude::*;
-use support::layer::{Layer, Results, every_axis};
+use support::layer::{Layer, Results, every_axis, recorded};
 use support::{Case, assert_close, relative_l2};
 
 const RECORDED: [&str; 6] =
@@ -33,7 +33,7 @@ fn check_recorded(what: &str, results: &Results, case: &Case, bound: f64, wide_b
 fn recorded_cases_by_the_reference() {
     for name in RECORDED {
         let case = Case::load(name);
-        check_recorded(name, &Layer::recorded(&case).reference(), &case, 1e-10, 1e-10);
+        check_recorded(name, &recorded(&case).reference().unwrap(), &case, 1e-10, 1e-10);
     }
 }
 
@@ -41,12 +41,12 @@ fn recorded_cases_by_the_reference() {
 fn recorded_cases_in_every_dtype() {
     for name in RECORDED {
         let case = Case::load(name);
-        let layer = Layer::recorded(&case);
-        check_recorded(&format!("{name} f64"), &layer.run::<f64, f64>(), &case, 1e-10, 1e-10);
-        check_recorded(&format!("{name} f32"), &layer.run::<f32, f32>(), &case, 2e-5, 2e-5);
-        check_recorded(&format!("{name} f16"), &layer.run::<f16, f16>(), &case, 1.5e-3, 2e-5);
-        check_recorded(&format!("{name} bf16"), &layer.run::<bf16, bf16>(), &case, 7e-3, 2e-5);
-        check_recorded(&format!("{name} bf16 with f32 gradients"), &layer.run::<bf16, f32>(), &case, 7e-3, 2e-5);
+        let layer = recorded(&case);
+        check_recorded(&format!("{name} f64"), &layer.run::<f64, f64>().unwrap(), &case, 1e-10, 1e-10);
+        check_recorded(&format!("{name} f32"), &layer.run::<f32, f32>().unwrap(), &case, 2e-5, 2e-5);
+        check_recorded(&format!("{name} f16"), &layer.run::<f16, f16>().unwrap(), &case, 1.5e-3, 2e-5);
+        check_recorded(&format!("{name} bf16"), &layer.run::<bf16, bf16>().unwrap(), &case, 7e-3, 2e-5);
+        check_recorded(&format!("{name} bf16 with f32 gradients"), &layer.run::<bf16, f32>().unwrap(), &case, 7e-3, 2e-5);
     }
 }
 
@@ -71,13 +71,13 @@ fn check_against(what: &str, got: &Results, want: &Results, bound: f64, wide_bou
 #[test]
 fn every_axis_agrees_with_the_reference() {
     for (what, layer) in every_axis() {
-        let want = layer.reference();
-        check_against(&format!("{what} f64"), &layer.run::<f64, f64>(), &want, 1e-10, 1e-10);
-        check_against(&format!("{what} f32"), &layer.run::<f32, f32>(), &want, 2e-5, 2e-5);
+        let want = layer.reference().unwrap();
+        check_against(&format!("{what} f64"), &layer.run::<f64, f64>().unwrap(), &want, 1e-10, 1e-10);
+        check_against(&format!("{what} f32"), &layer.run::<f32, f32>().unwrap(), &want, 2e-5, 2e-5);
         // At width 1 the sums cancel to a tenth of their terms: no bound of a well-conditioned layer holds for rounded terms.
         if layer.config.width > 1 {
-            check_against(&format!("{what} f16"), &layer.run::<f16, f32>(), &want, 1.5e-3, 2e-5);
-            check_against(&format!("{what} bf16"), &layer.run::<bf16, bf16>(), &want, 1e-2, 2e-5);
+            check_against(&format!("{what} f16"), &layer.run::<f16, f32>().unwrap(), &want, 1.5e-3, 2e-5);
+            check_against(&format!("{what} bf16"), &layer.run::<bf16, bf16>().unwrap(), &want, 1e-2, 2e-5);
         }
     }
 }
@@ -98,7 +98,7 @@ fn objective(layer: &Layer) -> f64 {
 fn gradients_are_those_of_finite_differences() {
     for (what, layer) in every_axis() {
         // dy of rows that are not needed is not read.
-        let results = layer.run::<f64, f64>();
+        let results = layer.run::<f64, f64>().unwrap();
         let check = |name: &str, gradient: &[f64], change: &dyn Fn(&mut Layer, &[f64], f64)| {
             let direction: Vec<f64> = (0..gradient.len()).map(|i| ((i * 7919 + 13) % 101) as f64 / 50.0 - 1.0).collect();
             let at = |h: f64| {
@@ -124,15 +124,15 @@ fn gradients_are_those_of_finite_differences() {
 fn the_same_bits_on_one_and_two_threads_and_on_every_run() {
     let pool = |n| rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap();
     for (what, layer) in every_axis() {
-        let one = pool(1).install(|| (layer.run::<f32, f32>(), layer.run::<bf16, bf16>()));
+        let one = pool(1).install(|| (layer.run::<f32, f32>().unwrap(), layer.run::<bf16, bf16>().unwrap()));
         for _ in 0..2 {
-            let two = pool(2).install(|| (layer.run::<f32, f32>(), layer.run::<bf16, bf16>()));
+            let two = pool(2).install(|| (layer.run::<f32, f32>().unwrap(), layer.run::<bf16, bf16>().unwrap()));
             assert!(one == two, "{what}: bits differ");
         }
     }
     let case = Case::load("token_vit");
-    let layer = Layer::recorded(&case);
-    assert!(pool(1).install(|| layer.run::<f32, f32>()) == pool(2).install(|| layer.run::<f32, f32>()));
+    let layer = recorded(&case);
+    assert!(pool(1).install(|| layer.run::<f32, f32>().unwrap()) == pool(2).install(|| layer.run::<f32, f32>().unwrap()));
 }
 
 #[test]
@@ -143,7 +143,7 @@ fn pruning_to_the_rows_needed_is_exact() {
         whole.dy[row * 24..][..24].fill(0.0);
     }
     let pruned = Layer { rows_needed: Some(needed.clone()), ..whole.clone() };
-    let (a, b) = (whole.run::<f64, f64>(), pruned.run::<f64, f64>());
+    let (a, b) = (whole.run::<f64, f64>().unwrap(), pruned.run::<f64, f64>().unwrap());
     for row in needed {
         assert_close("y", &b.y[row * 24..][..24], &a.y[row * 24..][..24], 1e-12);
     }
@@ -173,7 +173,7 @@ fn gradients_accumulate_and_inference_gives_the_same_output() {
     for mode in [GradientMode::Overwrite, GradientMode::Accumulate, GradientMode::Accumulate] {
         moe.backward(&parameters, &input, &state, &upstream, &mut dx, &mut gradients.as_mut_slices(), mode).unwrap();
     }
-    let once = Layer { dweights: None, dprobabilities: None, dlogits: None, ..layer.clone() }.reference();
+    let once = Layer { dweights: None, dprobabilities: None, dlogits: None, ..layer.clone() }.reference().unwrap();
     for p in Param::ALL {
         let thrice: Vec<f64> = once.gradients[p].iter().map(|g| 3.0 * g).collect();
         assert_close(p.name(), &gradients[p], &thrice, 1e-12);
@@ -226,7 +226,7 @@ fn shapes_that_disagree_are_errors() {
 #[test]
 fn nothing_in_nothing_out() {
     let layer = Layer::random(MoeConfig::token_paper(8), 0, 4, Layout::TokensFirst, 1);
-    let results = layer.run::<f32, f32>();
+    let results = layer.run::<f32, f32>().unwrap();
     assert!(results.y.is_empty() && results.routing.pairs() == 0);
     assert!(Param::ALL.iter().all(|&p| results.gradients[p].iter().all(|&g| g == 0.0)));
 }
@@ -269,6 +269,6 @@ proptest! {
         let mut layer = Layer::random(config, tokens, samples, layout, seed);
         layer.row_mask = mask.map(|m| m[..tokens * samples].to_vec());
         layer.rows_needed = needed.map(|m| (0..tokens * samples).filter(|&row| m[row]).collect());
-        check_against("any layer", &layer.run::<f64, f64>(), &layer.reference(), 1e-9, 1e-10);
+        check_against("any layer", &layer.run::<f64, f64>().unwrap(), &layer.reference().unwrap(), 1e-9, 1e-10);
     }
 }

@@ -67,7 +67,7 @@ proptest! {
             layer.row_mask = Some(mask[..tokens * samples].to_vec());
         }
         let (k, n) = (layer.config.top_k, tokens * samples);
-        let routing = layer.run::<f32, f32>().routing;
+        let routing = layer.run::<f32, f32>().unwrap().routing;
         let routed = |row: usize| layer.row_mask.as_ref().is_none_or(|m| m[row]);
         let chose = |row: usize, e: usize| routing.chosen[row * k..][..k].contains(&(e as u32));
         let weight = |row: usize, e: usize| {
@@ -118,6 +118,6 @@ fn one_sample_of_a_million_tokens() {
     config.top_k = 1;
     config.capacity = Capacity::Fixed(1000);
     let layer = Layer::random(config, 1 << 20, 1, Layout::TokensFirst, 3);
-    let routing = layer.run::<f32, f32>().routing;
+    let routing = layer.run::<f32, f32>().unwrap().routing;
     assert!(routing.pairs() <= 2000 && routing.pairs() >= 1000);
 }

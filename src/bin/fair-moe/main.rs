@@ -2,6 +2,7 @@
 //! `run(args, out) -> fair_moe::Result<()>`; whatever it prints goes to `out`, by [`output::say`].
 
 mod bench;
+mod check;
 mod data;
 mod device;
 mod info;
@@ -24,6 +25,8 @@ struct Cli {
 enum Command {
     /// Make a data set, or check one.
     Data(data::Args),
+    /// Check every stage against the reference here; exit code 1 on a miss.
+    Check(check::Args),
     /// Measure how long each stage takes here.
     Bench(bench::Args),
     /// Replay a recorded case and write what comes out.
@@ -36,6 +39,7 @@ impl Command {
     fn run(self, out: &mut dyn Write) -> fair_moe::Result<()> {
         match self {
             Command::Data(args) => data::run(args, out),
+            Command::Check(args) => check::run(args, out),
             Command::Bench(args) => bench::run(args, out),
             Command::Run(args) => run::run(args, out),
             Command::Info(args) => info::run(args, out),

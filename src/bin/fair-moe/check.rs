@@ -1,0 +1,63 @@
+//! `fair-moe check`: every stage against the reference on this machine.
+
+use crate::device::Device;
+use crate::output::say;
+use fair_moe::check::{Finding, check_layer, check_loss};
+use fair_moe::{DType, Error, Result};
+use half::{bf16, f16};
+use std::io::Write;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Where to compute: cpu.
+    #[arg(long, default_value = "cpu")]
+    device: Device,
+    /// f64, f32, bf16 or f16; without it, each of them.
+    #[arg(long)]
+    dtype: Option<DType>,
+}
+
+pub fn run(args: Args, out: &mut dyn Write) -> Result<()> {
+    let dtypes = args.dtype.map_or(DType::ALL.to_vec(), |dtype| vec![dtype]);
+    let mut misses = 0;
+    say!(out, "dtype stage      pass       results     worst     bound  where, on {}", args.device.name())?;
+    for dtype in dtypes {
+        let mut findings = match dtype {
+            DType::F64 => check_layer::<f64>(),
+            DType::F32 => check_layer::<f32>(),
+            DType::F16 => check_layer::<f16>(),
+            DType::Bf16 => check_layer::<bf16>(),
+        }?;
+        // The loss is always computed in f32 or f64.
+        match dtype {
+            DType::F64 => findings.extend(check_loss::<f64>()?),
+            DType::F32 => findings.extend(check_loss::<f32>()?),
+            DType::F16 | DType::Bf16 => {}
+        }
+        misses += print(dtype, &findings, out)?;
+    }
+    match misses {
+        0 => say!(out, "all within their bounds"),
+        _ => Err(Error::Refused(format!("{misses} results are beyond their bounds"))),
+    }
+}
+
+/// One line for each stage and pass, with the result that is worst against its bound. Gives the number of misses.
+fn print(dtype: DType, findings: &[Finding], out: &mut dyn Write) -> Result<usize> {
+    let mut parts: Vec<(&str, &str)> = vec![];
+    for f in findings {
+        if !parts.contains(&(f.stage, f.pass)) {
+            parts.push((f.stage, f.pass));
+        }
+    }
+    for (stage, pass) in parts {
+        let of_part = || findings.iter().filter(|f| (f.stage, f.pass) == (stage, pass));
+        // NaN counts as the worst.
+        let badness = |f: &Finding| if f.error.is_nan() { f64::INFINITY } else { f.error / f.bound.max(f64::MIN_POSITIVE) };
+        let Some(worst) = of_part().max_by(|a, b| badness(a).total_cmp(&badness(b))) else { continue };
+        let place = format!("{} of {:?}{}", worst.what, worst.case, if worst.holds() { "" } else { "   MISS" });
+        let count = of_part().count();
+        say!(out, "{dtype:<5} {stage:<10} {pass:<10} {count:>7} {:>9.1e} {:>9.1e}  {place}", worst.error, worst.bound)?;
+    }
+    Ok(findings.iter().filter(|f| !f.holds()).count())
+}

@@ -1,0 +1,65 @@
+//! The table of layers that are checked.
+
+use super::Layer;
+use crate::config::{Activation, Capacity, CapacityScope, MoeConfig};
+use crate::moe::Layout;
+
+/// Every axis of the layer at least once in each of its values, with odd sizes; each with what it is about.
+pub fn every_axis() -> Vec<(&'static str, Layer)> {
+    let base = || {
+        let mut c = MoeConfig::token_paper(13);
+        c.experts.width = 21;
+        c.experts.count = 5;
+        c.top_k = 2;
+        c
+    };
+    let random = |config, seed| Layer::random(config, 11, 3, Layout::TokensFirst, seed);
+    let with = |change: &dyn Fn(&mut MoeConfig), seed| {
+        let mut config = base();
+        change(&mut config);
+        random(config, seed)
+    };
+    let mut cases = vec![
+        ("paper", with(&|_| {}, 1)),
+        ("samples first", Layer { layout: Layout::SamplesFirst, ..with(&|_| {}, 2) }),
+        ("linear gate", with(&|c| c.gate.hidden = None, 3)),
+        ("no biases", with(&|c| (c.gate.bias, c.experts.bias) = (false, false), 4)),
+        ("renormalised", with(&|c| c.renormalise = true, 5)),
+        ("renormalised, capacity 1", with(&|c| (c.renormalise, c.capacity) = (true, Capacity::Fixed(1)), 6)),
+        ("no capacity", with(&|c| c.capacity = Capacity::None, 7)),
+        ("capacity per batch", with(&|c| c.capacity_scope = CapacityScope::Batch, 8)),
+        ("shared expert", with(&|c| c.shared_expert = true, 9)),
+        ("input subtracted", with(&|c| c.subtract_input = true, 10)),
+        ("gated", with(&|c| (c.experts.gated, c.experts.activation) = (true, Activation::Silu), 11)),
+        ("gated, shared, no biases", with(&|c| (c.experts.gated, c.shared_expert, c.experts.bias) = (true, true, false), 12)),
+        ("gelu", with(&|c| c.experts.activation = Activation::Gelu, 13)),
+        ("relu", with(&|c| c.experts.activation = Activation::Relu, 14)),
+        ("one expert", with(&|c| (c.experts.count, c.top_k) = (1, 1), 15)),
+        ("k = E", with(&|c| (c.top_k, c.capacity) = (5, Capacity::None), 16)),
+        ("one token", Layer::random(base(), 1, 1, Layout::TokensFirst, 17)),
+        ("width 1", Layer::random(MoeConfig { width: 1, ..base() }, 7, 2, Layout::SamplesFirst, 18)),
+        ("feature", Layer::random(MoeConfig::feature_paper(24, 3), 1, 9, Layout::TokensFirst, 19)),
+        (
+            "many experts, some without rows",
+            Layer::random(
+                {
+                    let mut c = base();
+                    c.experts.count = 40;
+                    c
+                },
+                3,
+                2,
+                Layout::TokensFirst,
+                20,
+            ),
+        ),
+    ];
+    let mut masked = with(&|c| (c.shared_expert, c.subtract_input) = (true, true), 21);
+    masked.row_mask = Some((0..33).map(|row| row % 4 != 1).collect());
+    cases.push(("row mask", masked.clone()));
+    masked.rows_needed = Some(vec![0, 1, 2, 17, 32]);
+    cases.push(("rows needed and masked", masked));
+    cases.push(("rows needed", Layer { rows_needed: Some(vec![0, 11, 22]), layout: Layout::SamplesFirst, ..with(&|_| {}, 22) }));
+    cases.push(("no row needed", Layer { rows_needed: Some(vec![]), ..with(&|_| {}, 23) }));
+    cases
+}
