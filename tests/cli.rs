@@ -96,6 +96,20 @@ fn layers_that_cannot_be() {
 
 #[test]
 fn losses_and_figures_that_cannot_be() {
+    let fol = || Recording::load("fol_strong");
+    refused(&fol().drop("group1.logits").bytes(), &["group1.logits", "missing"]);
+    refused(&fol().set("groups", "1").bytes(), &["group1", "neither"]);
+    refused(&fol().set("samples", "7").bytes(), &["logits", "[7, 7]", "[8, 8]"]);
+    refused(&fol().set("layers", "3").bytes(), &["weights2", "missing"]);
+    refused(&fol().set("scaling", "1.0").bytes(), &["scaling"]);
+    refused(&fol().set("blur", "-1").bytes(), &["blur"]);
+    refused(&fol().set("p", "1").bytes(), &["p must be 2"]);
+    refused(&fol().reshape("weights0", &[150]).bytes(), &["weights0", "2 dimensions"]);
+    let moments = || Recording::load("group_moments");
+    refused(&moments().poke("group", 5, 3).bytes(), &["group", "number 5 is 3"]);
+    refused(&moments().poke("group", 5, -2).bytes(), &["group", "number 5 is -2"]);
+    refused(&moments().set("columns", "11").bytes(), &["x", "[257, 11]"]);
+    refused(&moments().drop("group").bytes(), &["group", "missing"]);
     let metrics = || Recording::load("metrics");
     refused(&metrics().poke("label", 3, 2).bytes(), &["label", "0 or 1", "number 3"]);
     refused(&metrics().poke("label", 3, -1).bytes(), &["label", "0 or 1"]);

@@ -68,6 +68,27 @@ fn layers() {
 }
 
 #[test]
+fn losses() {
+    let is_input = |name: &str| {
+        ["logits", "weights0", "weights1"].iter().any(|i| name.split('.').next_back() == Some(i) && !name.starts_with("d."))
+    };
+    for name in ["fol_race", "fol_strong"] {
+        for dtype in ["f64", "f32", "bf16"] {
+            let through_sinkhorn = if dtype == "f64" { 1e-6 } else { 1e-4 };
+            let plain = bound_of(if dtype == "f64" { "f64" } else { "f32" });
+            replayed(name, dtype, is_input, |result| if result == "d.logits" { through_sinkhorn } else { plain });
+        }
+    }
+}
+
+#[test]
+fn group_moments() {
+    for dtype in ["f64", "f32"] {
+        replayed("group_moments", dtype, |name| ["x", "group", "dmean", "dvariance"].contains(&name), |_| bound_of(dtype));
+    }
+}
+
+#[test]
 fn metrics() {
     replayed("metrics", "f32", |name| ["probability", "label", "attributes"].contains(&name), |_| 1e-10);
 }

@@ -5,10 +5,12 @@
 //! every row needed; backward gives dx and all parameter gradients.
 
 mod layer;
+mod loss;
 mod machine;
 mod timing;
 
 pub use layer::LayerWork;
+pub use loss::LossWork;
 pub use machine::{Ceilings, cpu_name, instruction_sets};
 pub use timing::{Measurement, measure};
 

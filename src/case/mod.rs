@@ -17,6 +17,7 @@
 
 mod file;
 mod layer;
+mod loss;
 mod results;
 #[cfg(feature = "model")]
 mod scores;
@@ -35,6 +36,7 @@ use half::{bf16, f16};
 /// its kind does not have.
 pub fn replay(mut case: Case, dtype: DType) -> Result<Results> {
     let kind = case.text("kind")?;
+    let wide = dtype == DType::F64;
     let computed = match kind.as_str() {
         "token_moe" | "feature_moe" => match dtype {
             DType::F64 => layer::replay::<f64>(&mut case),
@@ -42,15 +44,17 @@ pub fn replay(mut case: Case, dtype: DType) -> Result<Results> {
             DType::F16 => layer::replay::<f16>(&mut case),
             DType::Bf16 => layer::replay::<bf16>(&mut case),
         },
+        "fol" if wide => loss::fol::<f64>(&mut case),
+        "fol" => loss::fol::<f32>(&mut case),
+        "group_moments" if wide => loss::group_moments::<f64>(&mut case),
+        "group_moments" => loss::group_moments::<f32>(&mut case),
         #[cfg(feature = "model")]
         "metrics" => scores::metrics(&mut case),
         #[cfg(feature = "model")]
         "preprocess" => scores::preprocess(&mut case),
         #[cfg(not(feature = "model"))]
         "metrics" | "preprocess" => Err(Error::Refused(format!("cases of kind {kind} need the feature `model`"))),
-        "fol" | "group_moments" | "clip" | "fair_moe_step" => {
-            Err(Error::Refused(format!("cases of kind {kind} cannot be replayed yet")))
-        }
+        "clip" | "fair_moe_step" => Err(Error::Refused(format!("cases of kind {kind} cannot be replayed yet"))),
         _ => {
             let known = "token_moe, feature_moe, fol, group_moments, metrics or preprocess";
             Err(Error::config("the case's kind", known, format!("{kind:?}")))

@@ -50,7 +50,13 @@ pub fn check_loss<W: Float>() -> Result<Vec<Finding>> {
         find("contrast", "forward", "cross entropy", relative_l2(&[contrast.clip_loss()], &[loss]), bound);
         let mut gradient = contrast.no_gradient();
         contrast.clip_backward(1.0, &mut gradient)?;
-        find("contrast", "backward", "cross entropy", difference(&gradient.dsimilarity, &dlogits) / norm(&dlogits).max(1e-3), bound);
+        find(
+            "contrast",
+            "backward",
+            "cross entropy",
+            difference(&gradient.dsimilarity, &dlogits) / norm(&dlogits).max(1e-3),
+            bound,
+        );
         let (kind, all): (_, Vec<usize>) = (Correlation::DiagonalOfSquare, (0..samples).collect());
         let want = reference::contrast::diagonal_of_square(&logits, samples)?;
         find("contrast", "forward", "correlation", relative_l2(&contrast.correlation(kind, &all)?, &want), bound);

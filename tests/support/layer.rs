@@ -1,6 +1,7 @@
 //! Layers as the library checks them, and from recorded cases.
 
 use super::Case;
+#[allow(unused_imports, reason = "each test binary uses its own part")]
 pub use fair_moe::check::{Layer, Results, every_axis};
 use fair_moe::*;
 

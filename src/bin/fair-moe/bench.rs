@@ -2,7 +2,7 @@
 
 use crate::device::Device;
 use crate::output::{failed, say};
-use fair_moe::bench::{Ceilings, LayerWork, Measurement, Shape, cpu_name, instruction_sets, measure};
+use fair_moe::bench::{Ceilings, LayerWork, LossWork, Measurement, Shape, cpu_name, instruction_sets, measure};
 use fair_moe::files::write_atomically;
 use fair_moe::{DType, Element, Error, Result};
 use half::{bf16, f16};
@@ -100,7 +100,8 @@ fn run_in<T: Element>(args: &Args, out: &mut dyn Write) -> Result<()> {
         say!(out, "\n{} with {samples} samples, {pairs} pairs, {} on {}", shape.name, T::DTYPE, args.device.name())?;
         say!(out, "stage      pass      median ms      min      max   TFLOP/s     GB/s  floor ms  of floor")?;
         let budget = Duration::from_secs(1);
-        for found in measure(&mut layer, budget)? {
+        let mut loss = LossWork::<T::Wide>::new(shape, samples)?;
+        for found in measure(&mut layer, budget)?.into_iter().chain(measure(&mut loss, budget)?) {
             let row = row(&found, &ceilings, shape, samples, pairs, T::DTYPE, args.device);
             print(&row, out)?;
             results.push(row);

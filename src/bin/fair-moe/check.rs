@@ -57,7 +57,7 @@ fn print(dtype: DType, findings: &[Finding], out: &mut dyn Write) -> Result<usiz
         let Some(worst) = of_part().max_by(|a, b| badness(a).total_cmp(&badness(b))) else { continue };
         let place = format!("{} of {:?}{}", worst.what, worst.case, if worst.holds() { "" } else { "   MISS" });
         let count = of_part().count();
-        say!(out, "{dtype:<5} {stage:<10} {pass:<10} {count:>7} {:>9.1e} {:>9.1e}  {place}", worst.error, worst.bound)?;
+        say!(out, "{:<5} {stage:<10} {pass:<10} {count:>7} {:>9.1e} {:>9.1e}  {place}", dtype.name(), worst.error, worst.bound)?;
     }
     Ok(findings.iter().filter(|f| !f.holds()).count())
 }
