@@ -385,6 +385,9 @@ fn resizing_as_pillow_does_it() {
 fn impossible_sizes_are_refused() {
     let pixel = Image { height: 1, width: 1, pixels: vec![0.0] };
     assert_eq!(preprocess(&pixel, 2).unwrap().len(), 12);
+    // The square in the middle is all that costs: the whole resized image would not fit any memory.
+    let line = Image { height: 1, width: 4_000_000, pixels: vec![9.0; 4_000_000] };
+    assert!(preprocess_grey(&line, 100).unwrap().iter().all(|&v| v == 9 || v == 8));
     preprocess(&pixel, 0).unwrap_err();
     preprocess(&pixel, usize::MAX).unwrap_err();
     preprocess(&Image { height: 0, width: 1, pixels: vec![] }, 2).unwrap_err();

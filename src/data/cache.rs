@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufReader, Cursor, Read, Write};
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 use zip::write::SimpleFileOptions;
@@ -73,14 +73,16 @@ impl Source {
     pub(super) fn save(&self, path: &Path, images: &Images) -> Result<()> {
         let faults: Vec<Option<&Fault>> = images.iter().map(|image| image.as_ref().err()).collect();
         let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
-        write_atomically(path, |writer| {
-            let mut archive = ZipWriter::new_stream(writer);
+        let archive = || -> io::Result<Vec<u8>> {
+            let mut archive = ZipWriter::new(Cursor::new(vec![]));
             archive.start_file("source", options)?;
             serde_json::to_writer(&mut archive, &(self, faults))?;
             archive.start_file("pixels", options.large_file(true))?;
             images.iter().flatten().try_for_each(|image| archive.write_all(image))?;
-            archive.finish().map_err(io::Error::from)?.into_inner();
-            Ok(())
-        })
+            Ok(archive.finish()?.into_inner())
+        };
+        // In memory first: a zip writer that meets a full disc says so on standard error, whoever asks.
+        let archive = archive().map_err(|e| Error::file(path, e))?;
+        write_atomically(path, |writer| writer.write_all(&archive))
     }
 }

@@ -1,6 +1,7 @@
 //! Images as CLIP takes them: resized, cropped, and normalised, bit for bit as Pillow and torchvision do it.
 
 use crate::error::{Error, Result, expect_shape, product};
+use std::ops::Range;
 
 /// A grey image; values act as 0 to 255.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,24 +37,19 @@ pub fn preprocess(image: &Image, size: usize) -> Result<Vec<f32>> {
 pub fn preprocess_grey(image: &Image, size: usize) -> Result<Vec<u8>> {
     expect_shape("the image", &[image.height, image.width], image.pixels.len())?;
     if image.pixels.is_empty() || size == 0 {
-        return Err(Error::config(
-            "the image",
-            "at least 1 x 1 pixel, before and after",
-            format!("{} x {}", image.height, image.width),
-        ));
+        let got = format!("{} x {} before, {size} x {size} after", image.height, image.width);
+        return Err(Error::config("the image", "at least 1 x 1 pixel, before and after", got));
     }
+    product("the preprocessed image", &[size, size, 3])?;
     let short = image.height.min(image.width);
-    let scaled = |side: usize| Ok(product("the resized image", &[size, side])? / short);
-    let (height, width) = (scaled(image.height)?, scaled(image.width)?);
-    product("the resized image", &[height, width])?;
-    // Rows first, then columns: each pass rounds to single precision, so their order matters.
-    let across = Filter::new(image.width, width).rows(&image.pixels, image.width);
-    let resized = Filter::new(image.height, height).columns(&across, width);
-    // Python rounds halves to even.
-    let start = |side: usize| ((side - size) as f64 / 2.0).round_ties_even() as usize;
-    let rows = resized.chunks_exact(width).skip(start(height)).take(size);
+    let resized = |side: usize| Ok(product("the resized image", &[size, side])? / short);
+    let across = Filter::new(image.width, resized(image.width)?, size);
+    let down = Filter::new(image.height, resized(image.height)?, size);
+    // Rows first, then columns: the pass between rounds to single precision, so their order matters.
+    let rows = &image.pixels[down.inputs.start * image.width..down.inputs.end * image.width];
+    let square = down.columns(&across.rows(rows, image.width), size);
     // A cast to u8 drops the fraction, and clips.
-    Ok(rows.flat_map(|row| row.iter().skip(start(width)).take(size)).map(|&v| v as u8).collect())
+    Ok(square.into_iter().map(|v| v as u8).collect())
 }
 
 /// A grey square as CLIP takes it: [size, size] -> [3, size, size].
@@ -62,54 +58,65 @@ pub fn normalise(grey: &[u8]) -> Vec<f32> {
     MEAN.into_iter().zip(DEVIATION).flat_map(channel).collect()
 }
 
-/// For each output pixel along one side: where its inputs begin, and their weights.
-struct Filter(Vec<(usize, Vec<f64>)>);
+/// How the middle of a resized side is made.
+struct Filter {
+    /// The inputs that matter to it.
+    inputs: Range<usize>,
+    /// For each output: where among these its own begin, and their weights.
+    outputs: Vec<(usize, Vec<f64>)>,
+}
 
 impl Filter {
-    /// Pillow's: when shrinking, the bicubic kernel is stretched so that it covers every input.
-    fn new(from: usize, to: usize) -> Self {
-        if from == to {
-            return Self((0..to).map(|i| (i, vec![1.0])).collect());
-        }
+    /// Pillow's, for the middle `keep` of the `to` outputs: when shrinking, the bicubic kernel is stretched so that it covers
+    /// every input.
+    fn new(from: usize, to: usize, keep: usize) -> Self {
         let scale = from as f64 / to as f64;
         let stretch = scale.max(1.0);
         let support = 2.0 * stretch;
         let output = |i: usize| {
+            if from == to {
+                return (i, vec![1.0]);
+            }
             let centre = (i as f64 + 0.5) * scale;
             let first = (centre - support + 0.5).max(0.0) as usize;
             let last = ((centre + support + 0.5) as usize).min(from);
             // Multiplied by the inverse, as Pillow does it: a division would round elsewhere.
-            let weights = (first..last).map(|x| bicubic((x as f64 - centre + 0.5) * (1.0 / stretch)));
-            let weights: Vec<f64> = weights.collect();
-            let sum: f64 = weights.iter().sum();
-            (first, weights.into_iter().map(|w| if sum == 0.0 { w } else { w / sum }).collect())
+            let weight = |x: usize| bicubic((x as f64 - centre + 0.5) * (1.0 / stretch));
+            let sum: f64 = (first..last).map(weight).sum();
+            (first, (first..last).map(|x| if sum == 0.0 { weight(x) } else { weight(x) / sum }).collect())
         };
-        Self((0..to).map(output).collect())
+        // Python rounds halves to even.
+        let cut = ((to - keep) as f64 / 2.0).round_ties_even() as usize;
+        let mut outputs: Vec<(usize, Vec<f64>)> = (cut..cut + keep).map(output).collect();
+        let start = outputs.iter().map(|(first, _)| *first).min().unwrap_or(0);
+        let end = outputs.iter().map(|(first, weights)| first + weights.len()).max().unwrap_or(start);
+        outputs.iter_mut().for_each(|(first, _)| *first -= start);
+        Self { inputs: start..end, outputs }
     }
 
     /// Resizes every row of `width` pixels.
     fn rows(&self, pixels: &[f32], width: usize) -> Vec<f32> {
         let row = |row: &[f32]| -> Vec<f32> {
-            let weighted = |(first, weights): &(usize, Vec<f64>)| {
-                let inputs = row[*first..].iter().zip(weights);
-                inputs.map(|(&v, w)| f64::from(v) * w).sum::<f64>() as f32
+            let inputs = &row[self.inputs.clone()];
+            let output = |(first, weights): &(usize, Vec<f64>)| {
+                inputs[*first..].iter().zip(weights).map(|(&v, w)| f64::from(v) * w).sum::<f64>() as f32
             };
-            self.0.iter().map(weighted).collect()
+            self.outputs.iter().map(output).collect()
         };
         pixels.chunks_exact(width).flat_map(row).collect()
     }
 
-    /// Resizes every column of rows of `width` pixels.
+    /// Resizes every column of rows of `width` pixels; the rows are this filter's inputs.
     fn columns(&self, pixels: &[f32], width: usize) -> Vec<f32> {
         let mut sums = vec![0f64; width];
-        let row = |(first, weights): &(usize, Vec<f64>)| {
+        let output = |(first, weights): &(usize, Vec<f64>)| {
             sums.fill(0.0);
             for (row, w) in pixels.chunks_exact(width).skip(*first).zip(weights) {
                 sums.iter_mut().zip(row).for_each(|(sum, &v)| *sum += f64::from(v) * w);
             }
             sums.iter().map(|&sum| sum as f32).collect::<Vec<f32>>()
         };
-        self.0.iter().flat_map(row).collect()
+        self.outputs.iter().flat_map(output).collect()
     }
 }
 

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use npyz::WriterBuilder;
 use rayon::prelude::*;
 use std::fs;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Cursor, Write};
 use std::path::Path;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, DateTime, ZipWriter};
@@ -46,12 +46,14 @@ fn sample(folder: &Path, config: &MakeConfig, number: u64, person: Person) -> Re
     let (summary, note) = notes::write(&person, &eye, &mut rng);
     let file = format!("data_{number:05}.npz");
     let path = folder.join(person.split.name()).join(&file);
-    write_npz(&path, photograph(&eye, &mut rng), &person, &eye).map_err(|e| Error::file(path, e))?;
+    // In memory first: a zip writer that meets a full disc says so on standard error, whoever asks.
+    let npz = npz(photograph(&eye, &mut rng), &person, &eye);
+    npz.and_then(|npz| fs::write(&path, npz)).map_err(|e| Error::file(path, e))?;
     Ok(Row { file, person, summary, note })
 }
 
-fn write_npz(path: &Path, image: Vec<u8>, person: &Person, eye: &Eye) -> io::Result<()> {
-    let mut zip = ZipWriter::new(BufWriter::new(fs::File::create(path)?));
+fn npz(image: Vec<u8>, person: &Person, eye: &Eye) -> io::Result<Vec<u8>> {
+    let mut zip = ZipWriter::new(Cursor::new(vec![]));
     // Whatever the clock says, the same bytes.
     let options = SimpleFileOptions::default().last_modified_time(DateTime::default());
     // As NumPy does unless told otherwise: noise does not compress.
@@ -68,8 +70,7 @@ fn write_npz(path: &Path, image: Vec<u8>, person: &Person, eye: &Eye) -> io::Res
     write("glaucoma", npy(&[], [i64::from(person.label)]))?;
     write("age", npy(&[], [person.age]))?;
     write("md", npy(&[], [eye.deviation]))?;
-    zip.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?;
-    Ok(())
+    Ok(zip.finish()?.into_inner())
 }
 
 /// An npy file of this shape; an empty one stands for a single number.
