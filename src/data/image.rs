@@ -15,9 +15,9 @@ pub struct Image {
 }
 
 /// What CLIP takes off each of red, green and blue, in units of white.
-const MEAN: [f32; 3] = [0.48145466, 0.4578275, 0.40821073];
+const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 /// What it then divides by.
-const DEVIATION: [f32; 3] = [0.26862954, 0.261_302_6, 0.275_777_1];
+const DEVIATION: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
 /// An image as CLIP takes it: [3, size, size], the grey in each of red, green and blue.
 ///

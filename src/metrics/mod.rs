@@ -21,7 +21,7 @@ pub struct Attribute<'a> {
     pub name: &'a str,
     /// What its groups are called, in the order of their numbers.
     pub groups: &'a [&'a str],
-    /// [samples] each sample's group, or -1 where it is unknown: such a sample counts in no group of this attribute.
+    /// `[samples]` each sample's group, or -1 where it is unknown: such a sample counts in no group of this attribute.
     pub values: &'a [i8],
 }
 
@@ -42,7 +42,7 @@ pub struct Metrics {
 
 /// Measures predictions against labels, overall and by group.
 ///
-/// probability: [samples], from 0 to 1; label: [samples], 0 or 1.
+/// probability: `[samples]`, from 0 to 1; label: `[samples]`, 0 or 1.
 ///
 /// ```
 /// use fair_moe::metrics::{Attribute, evaluate};

@@ -38,7 +38,8 @@ impl Eye {
     pub(super) fn of(person: &Person, bias: f64, rng: &mut impl Rng) -> Self {
         let bias = if person.is_black() { bias } else { 0.0 };
         let sick = person.label == 1;
-        let cup = if sick { 0.65 + 0.05 * bias } else { 0.40 + 0.19 * bias };
+        // However strong the bias, healthy cups stay smaller than those in glaucoma.
+        let cup = if sick { 0.65 + 0.05 * bias } else { 0.70 - 0.30 * (-bias).exp() };
         let notched = rng.random_bool(if sick { 0.5 } else { 0.04 });
         let inferior = rng.random_bool(2.0 / 3.0);
         Self {
