@@ -55,7 +55,7 @@ impl FromStr for DType {
     }
 }
 
-/// An element of a tensor: `f64`, `f32`, [`f16`] or [`bf16`].
+/// An element of a tensor: `f64`, `f32`, [`struct@f16`] or [`struct@bf16`].
 pub trait Element: Gemm + bytemuck::Pod + Send + Sync + PartialEq + fmt::Debug + Default {
     /// The type that sums, gates and losses of this element are computed in: `f64` for `f64`, else `f32`.
     type Wide: Float;

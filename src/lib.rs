@@ -8,8 +8,8 @@
 //!
 //! | stage | forward | backward |
 //! |---|---|---|
-//! | `gate` | x [N, D] -> logits, probabilities [N, E], chosen [N, K] | through softmax and the gate's network |
-//! | `route` | capacity by weight in each (sample, expert); the list of P kept pairs; weights [N, E] | the masks |
+//! | `gate` | x `[N, D]` -> logits, probabilities `[N, E]`, chosen `[N, K]` | through softmax and the gate's network |
+//! | `route` | capacity by weight in each (sample, expert); the list of P kept pairs; weights `[N, E]` | the masks |
 //! | `experts` | each pair's expert, up and down | dX, and every expert's gradients |
 //! | `combine` | gather-and-sum: each row written once | gather-and-sum of dX |
 //! | `moments` | group-wise count, mean and variance | dx |

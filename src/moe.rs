@@ -9,9 +9,9 @@ use crate::parameters::Parameters;
 /// The order of the rows of x. The arrays of N rows that a layer reads and writes all have the same order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
-    /// [T, B, ·]: row = t·B + b.
+    /// `[T, B, ·]`: row = t·B + b.
     TokensFirst,
-    /// [B, T, ·]: row = b·T + t.
+    /// `[B, T, ·]`: row = b·T + t.
     SamplesFirst,
 }
 
@@ -28,7 +28,7 @@ impl Layout {
 /// What a layer is given: N = T·B rows of width D.
 #[derive(Clone, Copy, Debug)]
 pub struct MoeInput<'a, T> {
-    /// x [T, B, D] or [B, T, D].
+    /// x `[T, B, D]` or `[B, T, D]`.
     pub x: &'a [T],
     /// T.
     pub tokens: usize,
@@ -36,7 +36,7 @@ pub struct MoeInput<'a, T> {
     pub samples: usize,
     /// The order of the rows.
     pub layout: Layout,
-    /// [N]: false leaves a row out of routing (padding): it gets no expert and competes for none.
+    /// `[N]`: false leaves a row out of routing (padding): it gets no expert and competes for none.
     pub row_mask: Option<&'a [bool]>,
     /// The rows whose output is needed, ascending; none: all. Routing, weights and their gradients still go over all rows,
     /// but experts run on these alone; y of the others is 0, and dy there is not read. Exact where nothing reads those rows.
@@ -44,7 +44,7 @@ pub struct MoeInput<'a, T> {
 }
 
 impl<'a, T> MoeInput<'a, T> {
-    /// All rows of x [T, B, D] or [B, T, D].
+    /// All rows of x `[T, B, D]` or `[B, T, D]`.
     pub fn new(x: &'a [T], tokens: usize, samples: usize, layout: Layout) -> Self {
         Self { x, tokens, samples, layout, row_mask: None, rows_needed: None }
     }
@@ -64,7 +64,7 @@ impl<'a, T> MoeInput<'a, T> {
         self.rows_needed.is_none_or(|rows| rows.binary_search(&row).is_ok())
     }
 
-    /// x of a row [D].
+    /// x of a row `[D]`.
     pub(crate) fn row(&self, row: usize, width: usize) -> &'a [T] {
         &self.x[row * width..][..width]
     }
@@ -91,23 +91,23 @@ impl<'a, T> MoeInput<'a, T> {
 /// What the gate and routing decided. Arrays are reused from call to call. `W` is f32, or f64 in an f64 layer.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Routing<W> {
-    /// [N, H] the gate's hidden layer before its activation; empty for a linear gate.
+    /// `[N, H]` the gate's hidden layer before its activation; empty for a linear gate.
     pub hidden: Vec<W>,
-    /// [N, E].
+    /// `[N, E]`.
     pub logits: Vec<W>,
-    /// [N, E], softmax of the logits.
+    /// `[N, E]`, softmax of the logits.
     pub probabilities: Vec<W>,
-    /// [N, K] the experts that a row chose, the likeliest first; ties go to the lowest expert.
+    /// `[N, K]` the experts that a row chose, the likeliest first; ties go to the lowest expert.
     pub chosen: Vec<u32>,
-    /// [N, E] the final weights: 0 where a pair was not chosen, or chosen and dropped by capacity.
+    /// `[N, E]` the final weights: 0 where a pair was not chosen, or chosen and dropped by capacity.
     pub weights: Vec<W>,
-    /// [E + 1] where each expert's pairs begin in the pair list; the shared expert is not in it.
+    /// `[E + 1]` where each expert's pairs begin in the pair list; the shared expert is not in it.
     pub expert_offsets: Vec<usize>,
-    /// [P] each kept pair's row, ascending within an expert. With rows needed: those alone.
+    /// `[P]` each kept pair's row, ascending within an expert. With rows needed: those alone.
     pub pair_row: Vec<u32>,
-    /// [P] its weight.
+    /// `[P]` its weight.
     pub pair_weight: Vec<W>,
-    /// [N, K] the pair of a row's k-th choice, or [`NO_PAIR`].
+    /// `[N, K]` the pair of a row's k-th choice, or [`NO_PAIR`].
     pub row_pairs: Vec<u32>,
 }
 
@@ -126,9 +126,9 @@ impl<W> Routing<W> {
 #[derive(Clone, Debug, Default)]
 pub struct MoeState<T: Element> {
     pub(crate) routing: Routing<T::Wide>,
-    /// [P, F] the experts' inner layer before its activation, pairs in list order; then the shared expert's rows.
+    /// `[P, F]` the experts' inner layer before its activation, pairs in list order; then the shared expert's rows.
     pub(crate) inner: Vec<T>,
-    /// [P, F] the same of the gating map; empty unless the experts are gated.
+    /// `[P, F]` the same of the gating map; empty unless the experts are gated.
     pub(crate) glu: Vec<T>,
 }
 
@@ -158,11 +158,11 @@ impl<T: Element> MoeState<T> {
 pub struct Upstream<'a, T: Element> {
     /// Like x: on y.
     pub dy: &'a [T],
-    /// [N, E]: on the final weights (a loss may read them). Reaches kept pairs only.
+    /// `[N, E]`: on the final weights (a loss may read them). Reaches kept pairs only.
     pub dweights: Option<&'a [T::Wide]>,
-    /// [N, E]: on the gate's probabilities.
+    /// `[N, E]`: on the gate's probabilities.
     pub dprobabilities: Option<&'a [T::Wide]>,
-    /// [N, E]: on the gate's logits.
+    /// `[N, E]`: on the gate's logits.
     pub dlogits: Option<&'a [T::Wide]>,
 }
 
@@ -253,6 +253,7 @@ impl Moe {
     ///
     /// # Errors
     /// When a buffer's shape disagrees with the layer, the input or the state.
+    #[allow(clippy::too_many_arguments, reason = "each is a buffer of the caller's, or what a framework hands over as one")]
     pub fn backward<T: Element, G: Element>(
         &self,
         parameters: &Parameters<&[T]>,

@@ -6,40 +6,40 @@ use crate::error::{Result, expect_shape};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
 
-/// One parameter tensor. Weights are [out, in] as in PyTorch; those of the experts are stacked.
+/// One parameter tensor. Weights are `[out, in]` as in PyTorch; those of the experts are stacked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Param {
-    /// `gate.fc1.weight` [H, D]; only where the gate has a hidden layer.
+    /// `gate.fc1.weight` `[H, D]`; only where the gate has a hidden layer.
     GateFc1Weight,
-    /// `gate.fc1.bias` [H].
+    /// `gate.fc1.bias` `[H]`.
     GateFc1Bias,
-    /// `gate.fc2.weight` [E, H], or [E, D] where the gate has no hidden layer.
+    /// `gate.fc2.weight` `[E, H]`, or `[E, D]` where the gate has no hidden layer.
     GateFc2Weight,
-    /// `gate.fc2.bias` [E].
+    /// `gate.fc2.bias` `[E]`.
     GateFc2Bias,
-    /// `experts.glu.weight` [E, F, D]: the map whose activation multiplies fc1's output; only in gated experts.
+    /// `experts.glu.weight` `[E, F, D]`: the map whose activation multiplies fc1's output; only in gated experts.
     ExpertsGluWeight,
-    /// `experts.glu.bias` [E, F].
+    /// `experts.glu.bias` `[E, F]`.
     ExpertsGluBias,
-    /// `experts.fc1.weight` [E, F, D].
+    /// `experts.fc1.weight` `[E, F, D]`.
     ExpertsFc1Weight,
-    /// `experts.fc1.bias` [E, F].
+    /// `experts.fc1.bias` `[E, F]`.
     ExpertsFc1Bias,
-    /// `experts.fc2.weight` [E, D, F].
+    /// `experts.fc2.weight` `[E, D, F]`.
     ExpertsFc2Weight,
-    /// `experts.fc2.bias` [E, D].
+    /// `experts.fc2.bias` `[E, D]`.
     ExpertsFc2Bias,
-    /// `shared.glu.weight` [F, D]; only with a shared expert, and gated.
+    /// `shared.glu.weight` `[F, D]`; only with a shared expert, and gated.
     SharedGluWeight,
-    /// `shared.glu.bias` [F].
+    /// `shared.glu.bias` `[F]`.
     SharedGluBias,
-    /// `shared.fc1.weight` [F, D].
+    /// `shared.fc1.weight` `[F, D]`.
     SharedFc1Weight,
-    /// `shared.fc1.bias` [F].
+    /// `shared.fc1.bias` `[F]`.
     SharedFc1Bias,
-    /// `shared.fc2.weight` [D, F].
+    /// `shared.fc2.weight` `[D, F]`.
     SharedFc2Weight,
-    /// `shared.fc2.bias` [D].
+    /// `shared.fc2.bias` `[D]`.
     SharedFc2Bias,
 }
 
@@ -182,7 +182,7 @@ impl<T: Element> Parameters<Vec<T>> {
 
     /// Makes every expert, the shared one too, a copy of a trained two-layer network of the same shape; the gate stays as it is.
     ///
-    /// fc1_weight [F, D], fc1_bias [F], fc2_weight [D, F], fc2_bias [D]; biases are empty where the experts have none.
+    /// fc1_weight `[F, D]`, fc1_bias `[F]`, fc2_weight `[D, F]`, fc2_bias `[D]`; biases are empty where the experts have none.
     /// In gated experts this sets fc1 and fc2, and leaves the gating map as it is.
     ///
     /// # Errors

@@ -33,8 +33,8 @@ fn gather<T: Element>(from: &[T], width: usize, rows: &[u32]) -> Scratch {
     to
 }
 
-/// [P, D] the output of each pair's expert before its weight, then of the shared expert for each row that is needed.
-/// `saved` takes what backward needs: fc1's output [P, F], and the gating map's where there is one.
+/// `[P, D]` the output of each pair's expert before its weight, then of the shared expert for each row that is needed.
+/// `saved` takes what backward needs: fc1's output `[P, F]`, and the gating map's where there is one.
 pub fn forward<T: Element>(
     config: &MoeConfig,
     parameters: &Parameters<&[T]>,
@@ -101,9 +101,9 @@ fn up_down<T: Element>(
 
 /// What the experts give back.
 pub struct Backward<W> {
-    /// [P, D] the gradient on each pair's x; then the shared expert's.
+    /// `[P, D]` the gradient on each pair's x; then the shared expert's.
     pub dx: Scratch,
-    /// [P] the gradient on each pair's weight; then that on the shared expert's, which nobody reads.
+    /// `[P]` the gradient on each pair's weight; then that on the shared expert's, which nobody reads.
     pub dpair: Vec<W>,
 }
 
@@ -249,11 +249,9 @@ impl<T: Element> Pass<'_, T> {
             act.values_and_slopes(&pre, &mut value, &mut slope);
             // From here on `value` is h, and `slope` the factor of dH in the gradient on what the activation is taken of.
             if gated {
-                for i in 0..f {
-                    pre[i] = value[i]; // the factor of dH in the gradient on fc1's output
-                    slope[i] *= factor[i];
-                    value[i] *= factor[i];
-                }
+                pre.copy_from_slice(&value); // the factor of dH in the gradient on fc1's output
+                multiply(&mut slope, &factor);
+                multiply(&mut value, &factor);
             }
             *dpair = dot(&g, &value) + dot(&dy, self.fc2_bias);
             narrow_scaled(weight, &value, &mut weighted[at.clone()]);

@@ -73,7 +73,7 @@ pub fn higher_first<W: Float>(a: W, b: W) -> Ordering {
     b.partial_cmp(&a).unwrap_or_else(|| a.is_nan().cmp(&b.is_nan()))
 }
 
-/// From the gradient on the logits: the gate's own gradients, and [N, D] its share of dx.
+/// From the gradient on the logits: the gate's own gradients, and `[N, D]` its share of dx.
 pub fn backward<T: Element, G: Element>(
     config: &MoeConfig,
     parameters: &Parameters<&[T]>,

@@ -96,7 +96,7 @@ fn list_pairs<T: Element>(config: &MoeConfig, input: &MoeInput<'_, T>, routing: 
     }
 }
 
-/// The gradient on the logits [N, E]; `dpair` [P] is what the experts say of each pair's weight.
+/// The gradient on the logits `[N, E]`; `dpair` `[P]` is what the experts say of each pair's weight.
 pub fn backward<T: Element>(
     config: &MoeConfig,
     routing: &Routing<T::Wide>,

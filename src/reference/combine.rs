@@ -6,7 +6,7 @@ use crate::config::MoeConfig;
 use crate::moe::{MoeInput, Routing};
 use crate::parameters::Parameters;
 
-/// `outputs` [P, D] -> y.
+/// `outputs` `[P, D]` -> y.
 pub fn forward(
     config: &MoeConfig,
     parameters: &Parameters<&[f64]>,

@@ -68,7 +68,7 @@ impl Network {
         }
     }
 
-    /// expert(x) [D].
+    /// expert(x) `[D]`.
     pub fn forward(&self, config: &MoeConfig, parameters: &Parameters<&[f64]>, x: &[f64]) -> Vec<f64> {
         let (pre, factor) = self.inner(config, parameters, x);
         let h = hidden(config, &pre, factor.as_deref());
@@ -109,7 +109,7 @@ fn hidden(config: &MoeConfig, pre: &[f64], factor: Option<&[f64]>) -> Vec<f64> {
     }
 }
 
-/// [P, D] the output of each pair's expert, before its weight.
+/// `[P, D]` the output of each pair's expert, before its weight.
 pub fn forward(
     config: &MoeConfig,
     parameters: &Parameters<&[f64]>,
@@ -123,7 +123,7 @@ pub fn forward(
         .collect()
 }
 
-/// Adds to dx and to the experts' gradients; gives [P] the gradient on each pair's weight.
+/// Adds to dx and to the experts' gradients; gives `[P]` the gradient on each pair's weight.
 pub fn backward(
     config: &MoeConfig,
     parameters: &Parameters<&[f64]>,

@@ -32,7 +32,7 @@ pub fn forward(config: &MoeConfig, parameters: &Parameters<&[f64]>, input: &MoeI
     routing
 }
 
-/// W·x + b, W [out, in].
+/// W·x + b, W `[out, in]`.
 fn linear(weight: &[f64], bias: &[f64], x: &[f64], outputs: usize) -> Vec<f64> {
     (0..outputs).map(|o| dot(&weight[o * x.len()..][..x.len()], x) + bias.get(o).unwrap_or(&0.0)).collect()
 }

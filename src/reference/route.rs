@@ -60,7 +60,7 @@ fn chosen_sum(config: &MoeConfig, routing: &Routing<f64>, row: usize) -> f64 {
     if config.renormalise { chosen.map(|&e| routing.probabilities[row * experts + e as usize]).sum() } else { 1.0 }
 }
 
-/// The gradient on the logits [N, E]: `dpair` [P] is what the experts say of each pair's weight.
+/// The gradient on the logits `[N, E]`: `dpair` `[P]` is what the experts say of each pair's weight.
 pub fn backward(config: &MoeConfig, routing: &Routing<f64>, upstream: &Upstream<'_, f64>, dpair: &[f64]) -> Vec<f64> {
     let (experts, k) = (config.experts.count, config.top_k);
     let mut dlogits = vec![0.0; routing.logits.len()];
