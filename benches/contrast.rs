@@ -1,0 +1,7 @@
+//! The stage `contrast`, forward and backward.
+
+mod support;
+
+fn main() {
+    support::loss(fair_moe::bench::Stage::Contrast);
+}

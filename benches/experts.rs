@@ -1,0 +1,7 @@
+//! The stage `experts`, forward and backward.
+
+mod support;
+
+fn main() {
+    support::layer(fair_moe::bench::Stage::Experts);
+}
