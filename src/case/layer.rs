@@ -1,14 +1,14 @@
 //! Cases of kinds `token_moe` and `feature_moe`.
 
-use super::{Case, Results};
+use super::{Case, Results, check_room};
 use crate::config::{Activation, Capacity, CapacityScope, Experts, Gate, GateHidden, MoeConfig};
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::moe::{GradientMode, Layout, Moe, MoeInput, MoeState, Upstream};
 use crate::parameters::{Param, Parameters};
 
-/// Which mixture a case is of: what it has per row in front of the last dimension, and what it may set.
-struct Kind {
+/// The layer that a case is of, and its sizes.
+struct Recorded {
     /// T; 1 in the feature mixture.
     tokens: usize,
     /// B.
@@ -18,8 +18,8 @@ struct Kind {
     config: MoeConfig,
 }
 
-impl Kind {
-    fn read(case: &Case) -> Result<Kind> {
+impl Recorded {
+    fn read(case: &Case) -> Result<Recorded> {
         let samples = case.size("samples")?;
         let dense = case.text("kind")? == "feature_moe";
         let tokens = if dense { 1 } else { case.size("tokens")? };
@@ -43,7 +43,7 @@ impl Kind {
             subtract_input: !dense && case.flag("subtract_input")?,
         };
         config.check().map_err(|why| case.error(why))?;
-        Ok(Kind { tokens, samples, rows, config })
+        Ok(Recorded { tokens, samples, rows, config })
     }
 
     /// The shape of a tensor with `last` numbers a row.
@@ -65,9 +65,9 @@ fn gate(case: &Case) -> Result<Gate> {
 
 /// Runs the layer forward, and backward where the case has gradients from behind it.
 pub(super) fn replay<T: Element>(case: &mut Case) -> Result<Results> {
-    let kind = Kind::read(case)?;
-    let config = &kind.config;
-    let (row, scores) = (kind.shape(config.width), kind.shape(config.experts.count));
+    let recorded = Recorded::read(case)?;
+    let config = &recorded.config;
+    let (row, scores) = (recorded.shape(config.width), recorded.shape(config.experts.count));
     let x: Vec<T> = case.floats("x", &row)?;
     let mut parameters = Parameters::from_fn(|_| vec![]);
     for p in Param::ALL.into_iter().filter(|p| p.len(config) > 0) {
@@ -80,8 +80,12 @@ pub(super) fn replay<T: Element>(case: &mut Case) -> Result<Results> {
     let dlogits = optional("dlogits")?;
     let dy: Option<Vec<T>> = case.has("dy").then(|| case.floats("dy", &row)).transpose()?;
 
+    let rows = x.len() / config.width;
+    check_room::<T::Wide>("the gate's hidden layer", &[rows, config.gate.hidden.map_or(0, |h| h.width)])?;
+    check_room::<T::Wide>("the gate's logits", &[rows, config.experts.count])?;
+    check_room::<T>("the experts' inner layer", &[rows, config.top_k, config.experts.width])?;
     let moe = Moe::new(config.clone())?;
-    let input = MoeInput::new(&x, kind.tokens, kind.samples, Layout::TokensFirst);
+    let input = MoeInput::new(&x, recorded.tokens, recorded.samples, Layout::TokensFirst);
     let mut y = vec![T::default(); x.len()];
     let mut state = MoeState::default();
     moe.forward(&parameters, &input, &mut y, &mut state)?;

@@ -1,6 +1,6 @@
 //! Cases of kinds `fol` and `group_moments`.
 
-use super::{Case, Results};
+use super::{Case, Results, check_room};
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::fol::{Distance, Fol, FolBatch, FolConfig, GateWeights, Groups};
@@ -104,6 +104,7 @@ pub(super) fn group_moments<W: Float>(case: &mut Case) -> Result<Results> {
     let x: Vec<W> = case.floats("x", &[rows, columns])?;
     let group = case.integers("group", &[rows])?;
     let of_groups = [groups, columns];
+    check_room::<f64>("the groups' moments", &of_groups)?;
     let mut upstream = |name: &str| case.has(name).then(|| case.floats::<f64>(name, &of_groups)).transpose();
     let (dmean, dvariance) = (upstream("dmean")?, upstream("dvariance")?);
 

@@ -25,7 +25,7 @@ pub use file::Case;
 pub use results::Results;
 
 use crate::dtype::DType;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, product};
 use half::{bf16, f16};
 
 /// Computes the results that `case` asks for, a layer in `dtype`. The loss and moments are computed in f64 for `f64`, and in f32
@@ -61,4 +61,10 @@ pub fn replay(mut case: Case, dtype: DType) -> Result<Results> {
         }
     }?;
     computed.keep_wanted(&case)
+}
+
+/// Refuses work with a buffer of these many `T` if this machine has no room for it: settings can ask for far more than the file holds.
+fn check_room<T>(what: &'static str, sizes: &[usize]) -> Result<()> {
+    let reserved = Vec::<T>::new().try_reserve_exact(product(what, sizes)?);
+    reserved.map_err(|_| Error::Refused(format!("{what}, of shape {sizes:?}, has no room in this machine's memory")))
 }

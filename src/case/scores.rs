@@ -1,6 +1,6 @@
 //! Cases of kinds `metrics` and `preprocess`.
 
-use super::{Case, Results};
+use super::{Case, Results, check_room};
 use crate::data::{Image, preprocess as pixels_of};
 use crate::error::{Error, Result};
 use crate::metrics::{Attribute, evaluate};
@@ -70,6 +70,7 @@ impl Groups {
 /// An image as the model sees it.
 pub(super) fn preprocess(case: &mut Case) -> Result<Results> {
     let size = case.size("size")?;
+    check_room::<f64>("the pixels", &[size, size, 3])?;
     let shape = case.shape("image", 2)?;
     let grey: Vec<f32> = case.integers("image", &shape)?.iter().map(|&v| v as f32).collect();
     let pixels = pixels_of(&Image { height: shape[0], width: shape[1], pixels: grey }, size).map_err(|why| case.error(why))?;

@@ -17,8 +17,8 @@ pub struct Args {
     #[arg(long, default_value = "cpu")]
     device: Device,
     /// vit-b16-image, vit-b16-text, vit-l14-image or vit-l14-text, experts as full as can be; with -fresh behind it: gates as PyTorch
-    /// initialises them; with -pruned: one row a sample needed. Several with commas.
-    #[arg(long, default_value = "vit-b16-image", value_delimiter = ',')]
+    /// initialises them; with -pruned: one row a sample needed. One or several.
+    #[arg(long, default_value = "vit-b16-image", num_args = 1..)]
     shape: Vec<Shape>,
     /// B.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=4096))]

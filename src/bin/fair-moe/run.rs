@@ -1,7 +1,6 @@
 //! `fair-moe run`: replays a recorded case.
 
 use crate::device::Device;
-use crate::output::say;
 use fair_moe::case::{Case, replay};
 use fair_moe::{DType, Result};
 use std::io::Write;
@@ -22,10 +21,10 @@ pub struct Args {
     out: PathBuf,
 }
 
-pub fn run(args: Args, out: &mut dyn Write) -> Result<()> {
+/// Prints nothing: where the results are is what was asked for.
+pub fn run(args: Args, _: &mut dyn Write) -> Result<()> {
     let results = match args.device {
         Device::Cpu => replay(Case::read(&args.case)?, args.dtype)?,
     };
-    results.write(&args.out)?;
-    say!(out, "{} results in {}", results.names().count(), args.out.display())
+    results.write(&args.out)
 }
