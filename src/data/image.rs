@@ -42,7 +42,7 @@ pub fn preprocess_grey(image: &Image, size: usize) -> Result<Vec<u8>> {
     }
     product("the preprocessed image", &[size, size, 3])?;
     let short = image.height.min(image.width);
-    let resized = |side: usize| Ok(product("the resized image", &[size, side])? / short);
+    let resized = |side: usize| product("the resized image", &[size, side]).map(|area| area / short);
     let across = Filter::new(image.width, resized(image.width)?, size);
     let down = Filter::new(image.height, resized(image.height)?, size);
     // Rows first, then columns: the pass between rounds to single precision, so their order matters.
