@@ -1,1 +1,17 @@
-//! The reference model.
+//! The reference model: a two-tower CLIP on candle, and the same with Fair-MoE's four mixtures.
+//!
+//! Parameters are named as in Hugging Face's `CLIPModel`. In Fair-MoE the last block's MLP of each tower is a token mixture
+//! (`vision_model.encoder.layers.L.mlp.gate.fc1.weight`, `...mlp.experts.fc1.weight`, ...), and each projected feature passes a
+//! feature mixture (`vision_feature_moe.*`, `text_feature_moe.*`).
+
+mod clip;
+mod config;
+mod file;
+mod ops;
+mod tower;
+mod weights;
+
+pub use clip::{Clip, ClipOutput, Encoded};
+pub use config::{ClipConfig, Mixtures, Preset, TowerConfig};
+pub use file::{read_tensors, write_tensors};
+pub use weights::Weights;
