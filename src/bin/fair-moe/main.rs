@@ -5,9 +5,11 @@ mod bench;
 mod check;
 mod data;
 mod device;
+mod eval;
 mod info;
 mod output;
 mod run;
+mod train;
 
 use clap::{Parser, Subcommand};
 use std::io::Write;
@@ -23,6 +25,10 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Train plain CLIP and Fair-MoE side by side, and compare them.
+    Train(train::Args),
+    /// Tell how accurate and how fair a saved model is.
+    Eval(eval::Args),
     /// Make a data set, or check one.
     Data(data::Args),
     /// Check every stage against the reference here; exit code 1 on a miss.
@@ -38,6 +44,8 @@ enum Command {
 impl Command {
     fn run(self, out: &mut dyn Write) -> fair_moe::Result<()> {
         match self {
+            Command::Train(args) => train::run(args, out),
+            Command::Eval(args) => eval::run(args, out),
             Command::Data(args) => data::run(args, out),
             Command::Check(args) => check::run(args, out),
             Command::Bench(args) => bench::run(args, out),

@@ -1,0 +1,148 @@
+//! The optimiser: Adam (Kingma and Ba) with weight decay coupled, as PyTorch's `Adam`, or decoupled, as its `AdamW`.
+
+use crate::error::{Error, Result};
+use crate::model::Weights;
+use candle_core::backprop::GradStore;
+use candle_core::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Its settings.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AdamConfig {
+    /// Decay of the mean of gradients, of the mean of their squares.
+    pub betas: [f64; 2],
+    /// What is added to the root of the mean square.
+    pub epsilon: f64,
+    /// Weight decay.
+    pub decay: f64,
+    /// Whether decay shrinks the weights themselves (AdamW); otherwise it is added to their gradients (Adam with L2).
+    pub decoupled: bool,
+}
+
+/// Moments of every parameter, f32, in the order of their names.
+#[derive(Clone, Debug)]
+pub struct Adam {
+    config: AdamConfig,
+    steps: u64,
+    moments: BTreeMap<String, [Vec<f32>; 2]>,
+}
+
+/// What the two moments are called in files.
+const NAMES: [&str; 2] = ["adam.mean", "adam.square"];
+
+impl Adam {
+    /// No steps done yet.
+    pub fn new(config: AdamConfig, weights: &Weights) -> Self {
+        let zero = |(name, var): (&str, &candle_core::Var)| (name.to_owned(), [(); 2].map(|()| vec![0.0; var.elem_count()]));
+        Self { config, steps: 0, moments: weights.iter().map(zero).collect() }
+    }
+
+    /// The moments that [`Adam::export`] gave after `steps` steps.
+    ///
+    /// # Errors
+    /// When one is missing or has another size than its parameter.
+    pub fn import(config: AdamConfig, weights: &Weights, tensors: &BTreeMap<String, Tensor>, steps: u64) -> Result<Self> {
+        let mut adam = Self { steps, ..Self::new(config, weights) };
+        for (name, moments) in &mut adam.moments {
+            for (moment, kind) in moments.iter_mut().zip(NAMES) {
+                let key = format!("{kind}.{name}");
+                let found = tensors.get(&key).filter(|t| t.elem_count() == moment.len());
+                let found = found.ok_or_else(|| Error::Refused(format!("the tensor {key} is missing or has another size")))?;
+                *moment = found.flatten_all()?.to_vec1()?;
+            }
+        }
+        Ok(adam)
+    }
+
+    /// The moments as flat tensors.
+    ///
+    /// # Errors
+    /// When memory runs out.
+    pub fn export(&self) -> Result<BTreeMap<String, Tensor>> {
+        let all = self.moments.iter().flat_map(|(name, moments)| NAMES.iter().zip(moments).map(move |(kind, m)| (kind, name, m)));
+        all.map(|(kind, name, m)| Ok((format!("{kind}.{name}"), Tensor::from_slice(m, m.len(), &Device::Cpu)?))).collect()
+    }
+
+    /// How many steps were done.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// One step at this learning rate.
+    ///
+    /// # Errors
+    /// When a parameter has no gradient, or is not f32.
+    pub fn step(&mut self, weights: &Weights, gradients: &GradStore, rate: f64) -> Result<()> {
+        self.steps += 1;
+        let step = Step::new(&self.config, self.steps, rate);
+        for ((name, var), moments) in weights.iter().zip(self.moments.values_mut()) {
+            let missing = || Error::Refused(format!("the parameter {name} has no gradient"));
+            let gradient: Vec<f32> = gradients.get(var).ok_or_else(missing)?.flatten_all()?.to_vec1()?;
+            let mut values: Vec<f32> = var.flatten_all()?.to_vec1()?;
+            step.apply(&mut values, &gradient, moments);
+            var.set(&Tensor::from_vec(values, var.shape(), var.device())?)?;
+        }
+        Ok(())
+    }
+}
+
+/// The numbers of one step.
+struct Step {
+    /// The learning rate over the mean's bias correction.
+    rate: f32,
+    /// The root of the mean square's bias correction.
+    root: f32,
+    /// What decoupled decay leaves of a weight, and what coupled decay adds of it to its gradient.
+    keep: f32,
+    l2: f32,
+    betas: [f32; 2],
+    epsilon: f32,
+}
+
+impl Step {
+    fn new(config: &AdamConfig, steps: u64, rate: f64) -> Self {
+        let AdamConfig { betas, epsilon, decay, decoupled } = *config;
+        let correction = |beta: f64| 1.0 - beta.powf(steps as f64);
+        let (keep, l2) = if decoupled { (1.0 - rate * decay, 0.0) } else { (1.0, decay) };
+        Self {
+            rate: (rate / correction(betas[0])) as f32,
+            root: correction(betas[1]).sqrt() as f32,
+            keep: keep as f32,
+            l2: l2 as f32,
+            betas: betas.map(|beta| beta as f32),
+            epsilon: epsilon as f32,
+        }
+    }
+
+    fn apply(&self, values: &mut [f32], gradient: &[f32], [mean, square]: &mut [Vec<f32>; 2]) {
+        for (((value, gradient), mean), square) in values.iter_mut().zip(gradient).zip(mean).zip(square) {
+            let gradient = gradient + self.l2 * *value;
+            *mean += (1.0 - self.betas[0]) * (gradient - *mean);
+            *square += (1.0 - self.betas[1]) * (gradient * gradient - *square);
+            *value = self.keep * *value - self.rate * *mean / (square.sqrt() / self.root + self.epsilon);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Three steps at a rate of 0.1, as PyTorch's `Adam` and `AdamW` do them.
+    #[test]
+    fn steps_agree_with_pytorch() {
+        for (decoupled, want) in
+            [(false, [0.715_896_8, -1.735_894_6, 0.374_119_7]), (true, [0.650_473_2, -1.613_867_6, 0.349_822_9])]
+        {
+            let config = AdamConfig { betas: [0.9, 0.98], epsilon: 1e-6, decay: 0.3, decoupled };
+            let (mut values, mut moments) = ([1.0, -2.0, 0.5], [vec![0.0; 3], vec![0.0; 3]]);
+            for (i, gradient) in [[0.5, -1.0, 2.0], [1.0, 0.25, -2.0], [0.0, -3.0, 1.0]].iter().enumerate() {
+                Step::new(&config, i as u64 + 1, 0.1).apply(&mut values, gradient, &mut moments);
+            }
+            for (value, want) in values.iter().zip(want) {
+                approx::assert_abs_diff_eq!(*value, want, epsilon = 2e-6);
+            }
+        }
+    }
+}

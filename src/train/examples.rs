@@ -1,0 +1,91 @@
+//! Samples in memory, and the batches of an epoch.
+
+use super::settings::{Settings, TextSource};
+use super::texts::{PROMPTS, Vocabulary};
+use crate::data::{DataSet, Sample, Split, normalise};
+use crate::error::Result;
+use candle_core::{Device, Tensor};
+use rand::{RngExt, SeedableRng, seq::SliceRandom};
+use rand_pcg::Pcg64;
+use std::path::Path;
+
+/// One split of a data set.
+pub(super) struct Examples {
+    pub samples: Vec<Sample>,
+    /// Each image [side, side] in steps of grey.
+    images: Vec<Vec<u8>>,
+    side: usize,
+}
+
+/// How a sample looks in one epoch.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct View {
+    pub sample: usize,
+    note: bool,
+    mirror: bool,
+    down: i32,
+    right: i32,
+}
+
+impl Examples {
+    /// Reads and preprocesses every image of a split, or takes them from the file `cache` where they are kept. Samples whose
+    /// image cannot be read are left out.
+    pub fn load(data: &mut DataSet, split: Split, side: usize, cache: Option<&Path>) -> Result<Self> {
+        let images = data.grey_images(split, side, cache)?;
+        Ok(Self { samples: data.samples(split).to_vec(), images, side })
+    }
+
+    /// Every sample as it is, in order.
+    pub fn plain(&self) -> Vec<View> {
+        (0..self.samples.len()).map(|sample| View { sample, ..View::default() }).collect()
+    }
+
+    /// Every sample once, in the order and with the looks that the seed and the epoch decide.
+    pub fn shuffled(&self, settings: &Settings, epoch: usize) -> Vec<View> {
+        // Odd multiples keep the streams of neighbouring seeds and epochs apart.
+        let mut rng = Pcg64::seed_from_u64(settings.seed ^ (epoch as u64 + 1).wrapping_mul(0x9e3779b97f4a7c15));
+        let mut views = self.plain();
+        views.shuffle(&mut rng);
+        let shift = settings.shift.min(self.side / 2) as i32;
+        for view in &mut views {
+            view.note = match settings.text {
+                TextSource::Note => true,
+                TextSource::Label => false,
+                TextSource::Mix => rng.random(),
+            };
+            view.mirror = rng.random();
+            view.down = rng.random_range(-shift..=shift);
+            view.right = rng.random_range(-shift..=shift);
+        }
+        views
+    }
+
+    /// [B, 3, side, side].
+    pub fn pixels(&self, views: &[View]) -> Result<Tensor> {
+        let images: Vec<f32> = views.iter().flat_map(|view| normalise(&self.seen(view))).collect();
+        Ok(Tensor::from_vec(images, (views.len(), 3, self.side, self.side), &Device::Cpu)?)
+    }
+
+    /// Each sample's text, as rows of the token table.
+    pub fn texts(&self, views: &[View], vocabulary: &Vocabulary) -> Result<Vec<Vec<u32>>> {
+        views.iter().map(|view| vocabulary.rows(self.text(view))).collect()
+    }
+
+    fn text(&self, view: &View) -> &str {
+        let sample = &self.samples[view.sample];
+        let prompt = PROMPTS[usize::from(sample.label == 1)];
+        sample.note.as_deref().filter(|_| view.note).unwrap_or(prompt)
+    }
+
+    /// A sample's image, mirrored and moved; what moves in from outside is black.
+    fn seen(&self, view: &View) -> Vec<u8> {
+        let (side, image) = (self.side as isize, &self.images[view.sample]);
+        let pixel = |i: isize| {
+            let (y, x) = (i / side - view.down as isize, i % side - view.right as isize);
+            let x = if view.mirror { side - 1 - x } else { x };
+            let inside = (0..side).contains(&y) && (0..side).contains(&x);
+            if inside { image[(y * side + x) as usize] } else { 0 }
+        };
+        (0..side * side).map(pixel).collect()
+    }
+}
