@@ -19,4 +19,4 @@ bench 8 f32
 "$python" benches/peers/layer.py --samples 8 --threads 2 >"$figures/peers.jsonl"
 bench 8 bf16
 bench 64 f32
-"$python" scripts/ratios.py "$figures"
+"$python" benches/peers/ratios.py "$figures"

@@ -55,12 +55,17 @@ fn bound_of(dtype: &str) -> f64 {
     }
 }
 
+/// Written by tests/data/make_cases.py.
+const EDGES: [&str; 6] =
+    ["edge_one_expert", "edge_k_equals_e", "edge_capacity_one", "edge_one_token", "edge_odd_sizes", "edge_no_bias"];
+
 #[test]
 fn layers() {
     let is_input = |name: &str| {
         ["x", "dy", "dweights", "dlogits"].contains(&name) || name.starts_with("gate.") || name.starts_with("experts.")
     };
-    for name in ["token_small", "token_vit", "token_renormalised", "token_silu_nocap", "feature_small", "feature_wide"] {
+    let recorded = ["token_small", "token_vit", "token_renormalised", "token_silu_nocap", "feature_small", "feature_wide"];
+    for name in recorded.into_iter().chain(EDGES) {
         for dtype in ["f64", "f32", "f16", "bf16"] {
             replayed(name, dtype, is_input, |_| bound_of(dtype));
         }
@@ -83,8 +88,10 @@ fn losses() {
 
 #[test]
 fn group_moments() {
-    for dtype in ["f64", "f32"] {
-        replayed("group_moments", dtype, |name| ["x", "group", "dmean", "dvariance"].contains(&name), |_| bound_of(dtype));
+    for name in ["group_moments", "edge_uneven_groups"] {
+        for dtype in ["f64", "f32"] {
+            replayed(name, dtype, |name| ["x", "group", "dmean", "dvariance"].contains(&name), |_| bound_of(dtype));
+        }
     }
 }
 
@@ -101,7 +108,7 @@ fn preprocessing() {
 /// Which experts a row is sent to does not depend on the dtype: the cases leave no doubt about it.
 #[test]
 fn routing_is_the_same_in_every_dtype() {
-    for name in ["token_small", "token_vit", "token_renormalised", "token_silu_nocap"] {
+    for name in ["token_small", "token_vit", "token_renormalised", "token_silu_nocap"].into_iter().chain(EDGES) {
         let want: Vec<bool> = Case::load(name).get("weights").iter().map(|&w| w != 0.0).collect();
         for dtype in ["f64", "f32", "f16", "bf16"] {
             let got: Vec<bool> = run(name, dtype)["weights"].1.iter().map(|&w| w != 0.0).collect();

@@ -25,6 +25,7 @@ impl Case {
             let eight = t.data().chunks_exact(8).map(|b| <[u8; 8]>::try_from(b).unwrap());
             let values = match t.dtype() {
                 Dtype::F64 => eight.map(f64::from_le_bytes).collect(),
+                Dtype::I32 => t.data().as_chunks().0.iter().map(|&b| i32::from_le_bytes(b) as f64).collect(),
                 Dtype::I64 => eight.map(|b| i64::from_le_bytes(b) as f64).collect(),
                 Dtype::U8 => t.data().iter().map(|&b| b as f64).collect(),
                 other => panic!("{other:?} in {path}"),
