@@ -96,7 +96,7 @@ def moments(name, sizes, columns, mean):
 token("one_expert", T=5, B=2, D=8, F_=12, E=1, k=1, capacity=3)
 token("k_equals_e", T=6, B=2, D=8, F_=12, E=4, k=4, capacity=3, renormalise=True, subtract=False)
 token("capacity_one", T=7, B=3, D=8, F_=12, E=5, k=2, capacity=1, expert="silu")
-token("one_token", T=1, B=4, D=8, F_=12, E=5, k=2, capacity=6)
+token("one_token", T=1, B=12, D=8, F_=12, E=5, k=2, capacity=6)
 token("odd_sizes", T=7, B=3, D=13, F_=11, E=3, k=2, capacity=None, gate="quick_gelu", expert="gelu")
 token("no_bias", T=6, B=2, D=8, F_=12, E=4, k=2, capacity=3, bias=False)
 moments("uneven_groups", sizes=[150, 1, 9, 2], columns=3, mean=100.0)
