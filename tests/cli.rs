@@ -1,4 +1,5 @@
 //! What the command line refuses: one plain sentence on standard error, an exit code from 1 to 100, and no file left behind.
+#![cfg(all(feature = "cli", feature = "model"))]
 
 #[path = "support/recording.rs"]
 mod recording;
@@ -147,6 +148,22 @@ fn a_closed_pipe_ends_quietly() {
     let output = fair_moe(&["info"]).stdout(Stdio::from(writer)).stderr(Stdio::piped()).output().unwrap();
     assert!(output.stderr.is_empty(), "{:?}", String::from_utf8_lossy(&output.stderr));
     assert!(matches!(output.status.code(), Some(0..=100)));
+}
+
+#[test]
+fn every_stage_agrees_with_the_reference_here() {
+    let output = fair_moe(&["check"]).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && !said.contains("MISS"), "{said}");
+    for stage in ["gate", "route", "experts", "layer", "moments", "contrast", "transport"] {
+        assert!(said.contains(stage), "{stage} is not in {said}");
+    }
+}
+
+#[test]
+fn info_names_the_version() {
+    let output = fair_moe(&["info"]).output().unwrap();
+    assert!(output.status.success() && String::from_utf8(output.stdout).unwrap().contains(env!("CARGO_PKG_VERSION")));
 }
 
 #[test]

@@ -1,4 +1,5 @@
 //! `fair-moe run` on the recorded cases: every result, in every dtype.
+#![cfg(all(feature = "cli", feature = "model"))]
 
 mod support;
 

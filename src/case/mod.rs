@@ -2,16 +2,16 @@
 //!
 //! The header's metadata holds `kind` and the settings of that kind, each a JSON value. Floats may be f16, bf16, f32 or f64, integers
 //! of any width. Parameters are named as [`Param::name`](crate::Param::name) says, `d.NAME` is the gradient of NAME, rows are in the
-//! order [T, B]. Whoever has a model in PyTorch can record a layer of it this way and replay it here:
+//! order `[T, B]`. Whoever has a model in PyTorch can record a layer of it this way and replay it here:
 //!
 //! | kind | inputs | results |
 //! |---|---|---|
-//! | `token_moe` | x [T,B,D], parameters, dy [T,B,D], dweights, dprobabilities, dlogits [T,B,E] | y, weights, probabilities, logits, dx, d.* |
-//! | `feature_moe` | x [B,D], parameters, dy [B,D], dweights, dprobabilities, dlogits [B,E] | the same |
-//! | `fol` | logits [B,B], weights{i}, group{g}.logits, group{g}.weights{i} | correlation, clip_loss, dispersion{i}, group{g}.*, fol, d.* |
-//! | `group_moments` | x [N,M], group [N], dmean, dvariance [G,M] | count, mean, variance, dx |
-//! | `metrics` | probability [S], label [S], attributes [A,S] | auc, accuracy, attr{i}.* |
-//! | `preprocess` | image [H,W] | pixels [3,S,S] |
+//! | `token_moe` | `x [T,B,D]`, parameters, `dy [T,B,D]`, `dweights`, `dprobabilities`, `dlogits [T,B,E]` | `y`, `weights`, `probabilities`, `logits`, `dx`, `d.*` |
+//! | `feature_moe` | `x [B,D]`, parameters, `dy [B,D]`, `dweights`, `dprobabilities`, `dlogits [B,E]` | the same |
+//! | `fol` | `logits [B,B]`, `weights{i} [rows,E]`, `group{g}.logits`, `group{g}.weights{i}` | `correlation`, `clip_loss`, `dispersion{i}`, `group{g}.*`, `fol`, `d.*` |
+//! | `group_moments` | `x [N,M]`, `group [N]`, `dmean`, `dvariance [G,M]` | `count`, `mean`, `variance`, `dx` |
+//! | `metrics` | `probability [S]`, `label [S]`, `attributes [A,S]` | `auc`, `accuracy`, `attr{i}.*` |
+//! | `preprocess` | `image [H,W]` | `pixels [3,S,S]` |
 //!
 //! Upstream gradients may be absent: those count as zero, and without any of them there are no gradients.
 

@@ -1,0 +1,50 @@
+//! What `fair-moe bench` measures: how many pairs each shape has, what a run of each part costs, and that each runs.
+#![cfg(feature = "cli")]
+
+use fair_moe::bench::{Cost, LayerWork, LossWork, Pass, Shape, Stage, Work, measure};
+use std::time::Duration;
+
+fn work(shape: &str, samples: usize) -> LayerWork<f32> {
+    LayerWork::new(&shape.parse::<Shape>().unwrap(), samples).unwrap()
+}
+
+#[test]
+fn even_routing_fills_every_expert() {
+    assert_eq!(work("vit-b16-image", 1).pairs(), 47 * 10);
+    // 77 tokens choose 3 experts each, and no expert reaches its capacity of 47.
+    assert_eq!(work("vit-b16-text", 2).pairs(), 77 * 3 * 2);
+    // One row of each sample, with at most three experts.
+    assert!((1..=6).contains(&work("vit-b16-text-pruned", 2).pairs()));
+}
+
+/// 4·P·D·F in the experts and 2·N·(D·H + H·E) in the gate; backward twice that.
+#[test]
+fn flops_follow_the_pairs() {
+    let text = work("vit-b16-text", 2);
+    let (n, p, d, f, h, e) = (154.0, 462.0, 512.0, 2048.0, 128.0, 10.0);
+    let forward = 4.0 * p * d * f + 2.0 * n * (d * h + h * e);
+    assert_eq!(text.cost((Stage::Layer, Pass::Forward)).flops, forward);
+    assert_eq!(text.cost((Stage::Layer, Pass::Backward)).flops, 2.0 * forward);
+}
+
+#[test]
+fn every_part_runs() {
+    let shape = "vit-b16-text-fresh".parse::<Shape>().unwrap();
+    let mut layer = LayerWork::<f32>::new(&shape, 1).unwrap();
+    let mut loss = LossWork::<f32>::new(&shape, 4).unwrap();
+    let works: [&mut dyn Work; 2] = [&mut layer, &mut loss];
+    for work in works {
+        let found = measure(work, Duration::ZERO).unwrap();
+        assert_eq!(found.len(), work.parts().len());
+        for m in found {
+            assert!(m.min <= m.median && m.median <= m.max && m.cost != Cost::default(), "{m:?}");
+        }
+    }
+}
+
+#[test]
+fn shapes_without_a_name_are_refused() {
+    for name in ["", "vit-b16", "vit-b16-image-", "vit-b16-image-fresh-pruned"] {
+        assert!(name.parse::<Shape>().is_err(), "{name:?}");
+    }
+}
