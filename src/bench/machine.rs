@@ -8,7 +8,7 @@ use std::time::Instant;
 /// Ceilings measured here and now, on all threads: what a share of the floor is a share of.
 #[derive(Clone, Copy, Debug)]
 pub struct Ceilings {
-    /// The fastest of ten products of two 1024 x 1024 matrices.
+    /// The fastest of ten products of two 2048 x 2048 matrices.
     pub flops_per_second: f64,
     /// The fastest of ten copies of 64 MiB, each byte counted as read and as written.
     pub bytes_per_second: f64,
@@ -17,7 +17,7 @@ pub struct Ceilings {
 impl Ceilings {
     /// Measures them, the product in `T`.
     pub fn measure<T: Element>() -> Self {
-        const SIDE: usize = 1024;
+        const SIDE: usize = 2048;
         let a = vec![T::from_f64(0.5); SIDE * SIDE];
         let mut c = vec![T::default(); SIDE * SIDE];
         let square = |data| Matrix::new(data, SIDE, SIDE);

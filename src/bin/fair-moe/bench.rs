@@ -43,7 +43,7 @@ struct Machine {
     cpu: String,
     threads: usize,
     instruction_sets: Vec<&'static str>,
-    /// Measured in this run: the fastest product of two 1024 x 1024 matrices in the dtype at hand, and the fastest copy.
+    /// Measured in this run: the fastest product of two 2048 x 2048 matrices in the dtype at hand, and the fastest copy.
     gemm_tflops: f64,
     copy_gbs: f64,
     version: &'static str,
