@@ -2,11 +2,18 @@
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    // A path that does not exist (a package without a repository) would build everything anew each time.
-    if std::path::Path::new(".git/logs/HEAD").exists() {
-        println!("cargo::rerun-if-changed=.git/logs/HEAD");
+    let git = |what: &[&str]| {
+        let output = std::process::Command::new("git").args(what).output().ok().filter(|o| o.status.success())?;
+        Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())
+    };
+    // Only of a repository of our own: in a package that another one holds, its commit says nothing.
+    let own = std::path::Path::new(".git").exists();
+    let commit = own.then(|| git(&["rev-parse", "--short=12", "HEAD"])).flatten().unwrap_or_default();
+    println!("cargo::rustc-env=FAIR_MOE_COMMIT={commit}");
+    // A path that does not exist would build everything anew each time.
+    if let Some(log) = own.then(|| git(&["rev-parse", "--git-path", "logs/HEAD"])).flatten() {
+        if std::path::Path::new(&log).exists() {
+            println!("cargo::rerun-if-changed={log}");
+        }
     }
-    let git = std::process::Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output();
-    let commit = git.ok().filter(|o| o.status.success()).and_then(|o| String::from_utf8(o.stdout).ok()).unwrap_or_default();
-    println!("cargo::rustc-env=FAIR_MOE_COMMIT={}", commit.trim());
 }

@@ -136,7 +136,13 @@ impl MoeConfig {
         Self {
             width,
             gate: Gate { hidden: Some(GateHidden { width: (width / 4).max(1), activation: Activation::Relu }), bias: true },
-            experts: Experts { count: 10, width: 4 * width, activation: Activation::QuickGelu, gated: false, bias: true },
+            experts: Experts {
+                count: 10,
+                width: width.saturating_mul(4),
+                activation: Activation::QuickGelu,
+                gated: false,
+                bias: true,
+            },
             top_k: 3,
             renormalise: false,
             capacity: Capacity::Factor(0.8),

@@ -77,9 +77,9 @@ impl Error {
     }
 }
 
-/// The product of `sizes`, or an error that names `what`.
+/// The product of `sizes`, or an error that names `what`. Leaves room for a few such products in bytes, added up.
 pub(crate) fn product(what: &'static str, sizes: &[usize]) -> Result<usize> {
-    let whole = sizes.iter().try_fold(1usize, |p, &n| p.checked_mul(n)).filter(|&n| n <= isize::MAX as usize / 8);
+    let whole = sizes.iter().try_fold(1usize, |p, &n| p.checked_mul(n)).filter(|&n| n <= isize::MAX as usize / 128);
     whole.ok_or_else(|| Error::TooLarge { what, sizes: sizes.to_vec() })
 }
 

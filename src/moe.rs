@@ -36,7 +36,8 @@ pub struct MoeInput<'a, T> {
     pub samples: usize,
     /// The order of the rows.
     pub layout: Layout,
-    /// `[N]`: false leaves a row out of routing (padding): it gets no expert and competes for none.
+    /// `[N]`: false leaves a row out of routing (padding): its weights are 0, and it competes for no expert's capacity. What is not
+    /// routed, the shared expert and the subtraction of x, it still gets.
     pub row_mask: Option<&'a [bool]>,
     /// The rows whose output is needed, ascending; none: all. Routing, weights and their gradients still go over all rows,
     /// but experts run on these alone; y of the others is 0, and dy there is not read. Exact where nothing reads those rows.
@@ -268,8 +269,7 @@ impl Moe {
         upstream.check(&self.config, input)?;
         gradients.check(&self.config)?;
         state.check(&self.config, input)?;
-        cpu::moe_backward(&self.config, parameters, input, state, upstream, dx, gradients, mode);
-        Ok(())
+        cpu::moe_backward(&self.config, parameters, input, state, upstream, dx, gradients, mode)
     }
 
     /// Checks what all passes take; `like_x` is y or dx.

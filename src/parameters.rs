@@ -2,7 +2,7 @@
 
 use crate::config::MoeConfig;
 use crate::dtype::Element;
-use crate::error::{Result, expect_shape};
+use crate::error::{Error, Result, expect_shape};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
 
@@ -117,7 +117,8 @@ impl Param {
     /// How many elements it has in such a layer; 0 where the layer has no such parameter.
     pub fn len(self, config: &MoeConfig) -> usize {
         let shape = self.shape(config);
-        if shape.is_empty() { 0 } else { shape.iter().product() }
+        // No layer has a parameter of usize::MAX elements, but its size can be asked for.
+        if shape.is_empty() { 0 } else { shape.into_iter().fold(1, usize::saturating_mul) }
     }
 
     /// The number of inputs that each of its outputs sums over, which is what its initialisation scales with.
@@ -167,17 +168,34 @@ impl<S> Parameters<S> {
 
 impl<T: Element> Parameters<Vec<T>> {
     /// All zero: what gradients are accumulated into.
-    pub fn zeros(config: &MoeConfig) -> Self {
-        Self::from_fn(|p| vec![T::default(); p.len(config)])
+    ///
+    /// # Errors
+    /// As [`MoeConfig::check`], and when the machine has no room for them.
+    pub fn zeros(config: &MoeConfig) -> Result<Self> {
+        Self::filled(config, |_| T::default())
     }
 
     /// As PyTorch initialises `nn.Linear`: uniform in ±1/√fan_in, weights and biases alike. The same seed gives the same values.
-    pub fn init(config: &MoeConfig, seed: u64) -> Self {
+    ///
+    /// # Errors
+    /// As [`Parameters::zeros`].
+    pub fn init(config: &MoeConfig, seed: u64) -> Result<Self> {
         let mut rng = Pcg64::seed_from_u64(seed);
-        Self::from_fn(|p| {
+        Self::filled(config, |p| {
             let bound = 1.0 / (p.fan_in(config) as f64).sqrt();
-            (0..p.len(config)).map(|_| T::from_f64((rng.random::<f64>() * 2.0 - 1.0) * bound)).collect()
+            T::from_f64((rng.random::<f64>() * 2.0 - 1.0) * bound)
         })
+    }
+
+    fn filled(config: &MoeConfig, mut element: impl FnMut(Param) -> T) -> Result<Self> {
+        let total = flat_len(config)?;
+        let no_room = |_| Error::Refused(format!("this machine has no room for the layer's {total} parameters"));
+        let mut all = Self::default();
+        Param::ALL.iter().try_for_each(|&p| all[p].try_reserve_exact(p.len(config)).map_err(no_room))?;
+        for p in Param::ALL {
+            all[p].extend((0..p.len(config)).map(|_| element(p)));
+        }
+        Ok(all)
     }
 
     /// Makes every expert, the shared one too, a copy of a trained two-layer network of the same shape; the gate stays as it is.
@@ -232,7 +250,7 @@ impl<'a, T> Parameters<&'a [T]> {
     /// # Errors
     /// When the buffer has another length than [`flat_len`].
     pub fn from_flat(config: &MoeConfig, mut flat: &'a [T]) -> Result<Self> {
-        expect_shape("the flat parameters", &[flat_len(config)], flat.len())?;
+        expect_shape("the flat parameters", &[flat_len(config)?], flat.len())?;
         Ok(Self::from_fn(|p| {
             let (head, tail) = flat.split_at(p.len(config));
             flat = tail;
@@ -252,7 +270,7 @@ impl<'a, T> Parameters<&'a mut [T]> {
     /// # Errors
     /// When the buffer has another length than [`flat_len`].
     pub fn from_flat_mut(config: &MoeConfig, mut flat: &'a mut [T]) -> Result<Self> {
-        expect_shape("the flat gradients", &[flat_len(config)], flat.len())?;
+        expect_shape("the flat gradients", &[flat_len(config)?], flat.len())?;
         Ok(Self::from_fn(|p| {
             let (head, tail) = std::mem::take(&mut flat).split_at_mut(p.len(config));
             flat = tail;
@@ -262,6 +280,10 @@ impl<'a, T> Parameters<&'a mut [T]> {
 }
 
 /// How many elements all parameters of a layer have together.
-pub fn flat_len(config: &MoeConfig) -> usize {
-    Param::ALL.iter().map(|p| p.len(config)).sum()
+///
+/// # Errors
+/// As [`MoeConfig::check`].
+pub fn flat_len(config: &MoeConfig) -> Result<usize> {
+    config.check()?;
+    Ok(Param::ALL.iter().map(|p| p.len(config)).sum())
 }

@@ -106,7 +106,7 @@ fn the_layers_gradients_agree_with_finite_differences() {
         MoeRows { rows_needed: Some(vec![0, 7]), ..MoeRows::new(Layout::SamplesFirst) },
     ] {
         let x = noise(60, 11);
-        let flat = Parameters::<Vec<f64>>::init(&config, 3);
+        let flat = Parameters::<Vec<f64>>::init(&config, 3).unwrap();
         let flat: Vec<f64> = Param::ALL.into_iter().flat_map(|p| flat[p].clone()).collect();
         let (vx, vflat) =
             (Var::from_tensor(&tensor(&x, &shape)).unwrap(), Var::from_tensor(&tensor(&flat, &[flat.len()])).unwrap());

@@ -74,11 +74,9 @@ fn every_axis_agrees_with_the_reference() {
         let want = layer.reference().unwrap();
         check_against(&format!("{what} f64"), &layer.run::<f64, f64>().unwrap(), &want, 1e-10, 1e-10);
         check_against(&format!("{what} f32"), &layer.run::<f32, f32>().unwrap(), &want, 2e-5, 2e-5);
-        // At width 1 the sums cancel to a tenth of their terms: no bound of a well-conditioned layer holds for rounded terms.
-        if layer.config.width > 1 {
-            check_against(&format!("{what} f16"), &layer.run::<f16, f32>().unwrap(), &want, 1.5e-3, 2e-5);
-            check_against(&format!("{what} bf16"), &layer.run::<bf16, bf16>().unwrap(), &want, 1e-2, 2e-5);
-        }
+        check_against(&format!("{what} f16"), &layer.run::<f16, f16>().unwrap(), &want, 1.5e-3, 2e-5);
+        check_against(&format!("{what} f16, f32 gradients"), &layer.run::<f16, f32>().unwrap(), &want, 1.5e-3, 2e-5);
+        check_against(&format!("{what} bf16"), &layer.run::<bf16, bf16>().unwrap(), &want, 7e-3, 2e-5);
     }
 }
 
@@ -96,7 +94,8 @@ fn objective(layer: &Layer) -> f64 {
 /// Central differences along a random direction of x and of each parameter; the step is too small to change a routing decision.
 #[test]
 fn gradients_are_those_of_finite_differences() {
-    for (what, layer) in every_axis() {
+    // Among a thousand pairs some weights are closer to each other than the step.
+    for (what, layer) in every_axis().into_iter().filter(|(_, layer)| layer.tokens * layer.samples < 100) {
         // dy of rows that are not needed is not read.
         let results = layer.run::<f64, f64>().unwrap();
         let check = |name: &str, gradient: &[f64], change: &dyn Fn(&mut Layer, &[f64], f64)| {
@@ -169,7 +168,7 @@ fn gradients_accumulate_and_inference_gives_the_same_output() {
     assert_eq!(&routing, state.routing());
 
     let upstream = Upstream::new(&layer.dy);
-    let mut gradients = Parameters::<Vec<f64>>::zeros(&layer.config);
+    let mut gradients = Parameters::<Vec<f64>>::zeros(&layer.config).unwrap();
     for mode in [GradientMode::Overwrite, GradientMode::Accumulate, GradientMode::Accumulate] {
         moe.backward(&parameters, &input, &state, &upstream, &mut dx, &mut gradients.as_mut_slices(), mode).unwrap();
     }
@@ -199,7 +198,7 @@ fn shapes_that_disagree_are_errors() {
     assert!(forward(&MoeInput { rows_needed: Some(&[3, 3]), ..input }, &mut y).contains("ascending"));
     assert!(forward(&MoeInput { rows_needed: Some(&[10]), ..input }, &mut y).contains("below 10"));
 
-    let mut gradients = Parameters::<Vec<f64>>::zeros(&layer.config);
+    let mut gradients = Parameters::<Vec<f64>>::zeros(&layer.config).unwrap();
     let (upstream, mut dx) = (Upstream::new(&layer.dy), vec![0.0; 80]);
     let mut backward = |state: &MoeState<f64>, upstream: &Upstream<f64>| {
         let mode = GradientMode::Overwrite;

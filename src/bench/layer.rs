@@ -40,7 +40,7 @@ impl<T: Element> LayerWork<T> {
         // Uniform with a variance of 1, as behind a layer norm.
         let mut random = || (0..elements).map(|_| T::from_f64((rng.random::<f64>() * 2.0 - 1.0) * 3f64.sqrt())).collect();
         let (mut x, dy): (Vec<T>, Vec<T>) = (random(), random());
-        let mut parameters = Parameters::init(config, 2);
+        let mut parameters = Parameters::init(config, 2)?;
         if shape.fill != Fill::Fresh {
             route_evenly(shape, samples, &mut parameters, &mut x);
         }
@@ -54,7 +54,7 @@ impl<T: Element> LayerWork<T> {
             dx: vec![T::default(); elements],
             x,
             dy,
-            gradients: Parameters::zeros(config),
+            gradients: Parameters::zeros(config)?,
             state: MoeState::default(),
             outputs: Scratch::new::<T>(0),
             back: experts::Backward { dx: Scratch::new::<T>(0), dpair: vec![] },

@@ -128,7 +128,7 @@ impl<T: Number> CustomOp2 for Op<T> {
     fn bwd(&self, x: &Tensor, flat: &Tensor, _: &Tensor, upstream: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let Some(state) = self.state.get() else { bail!("a layer's backward pass needs its forward pass") };
         let mut dx = vec![T::default(); x.elem_count()];
-        let mut gradients = vec![T::default(); flat_len(self.config())];
+        let mut gradients = vec![T::default(); flat_len(self.config()).map_err(wrap)?];
         values::with::<T, _>(x, |x| {
             values::with::<T, _>(flat, |flat| {
                 values::with::<T::Wide, _>(upstream, |upstream| {

@@ -104,7 +104,7 @@ pub(super) fn replay<T: Element>(case: &mut Case) -> Result<Results> {
             dlogits: dlogits.as_deref(),
         };
         let mut dx = vec![T::default(); x.len()];
-        let mut gradients = Parameters::<Vec<T>>::zeros(config);
+        let mut gradients = Parameters::<Vec<T>>::zeros(config)?;
         let mut slices = gradients.as_mut_slices();
         moe.backward(&parameters, &input, &state, &upstream, &mut dx, &mut slices, GradientMode::Overwrite)?;
         results.put("dx", &row, &dx);

@@ -39,20 +39,11 @@ pub fn every_axis() -> Vec<(&'static str, Layer)> {
         ("one token", Layer::random(base(), 1, 1, Layout::TokensFirst, 17)),
         ("width 1", Layer::random(MoeConfig { width: 1, ..base() }, 7, 2, Layout::SamplesFirst, 18)),
         ("feature", Layer::random(MoeConfig::feature_paper(24, 3), 1, 9, Layout::TokensFirst, 19)),
-        (
-            "many experts, some without rows",
-            Layer::random(
-                {
-                    let mut c = base();
-                    c.experts.count = 40;
-                    c
-                },
-                3,
-                2,
-                Layout::TokensFirst,
-                20,
-            ),
-        ),
+        ("one choice, renormalised", with(&|c| (c.top_k, c.renormalise) = (1, true), 24)),
+        ("many experts, some without rows", with(&|c| c.experts.count = 40, 20)),
+        // Large enough that half precision is multiplied as such.
+        ("a thousand pairs", large(|_| {}, 25)),
+        ("a thousand pairs, gated, shared", large(|c| (c.experts.gated, c.shared_expert) = (true, true), 26)),
     ];
     let mut masked = with(&|c| (c.shared_expert, c.subtract_input) = (true, true), 21);
     masked.row_mask = Some((0..33).map(|row| row % 4 != 1).collect());
@@ -62,4 +53,11 @@ pub fn every_axis() -> Vec<(&'static str, Layer)> {
     cases.push(("rows needed", Layer { rows_needed: Some(vec![0, 11, 22]), layout: Layout::SamplesFirst, ..with(&|_| {}, 22) }));
     cases.push(("no row needed", Layer { rows_needed: Some(vec![]), ..with(&|_| {}, 23) }));
     cases
+}
+
+fn large(change: impl Fn(&mut MoeConfig), seed: u64) -> Layer {
+    let mut config = MoeConfig::token_paper(64);
+    (config.experts.count, config.experts.width, config.top_k) = (4, 160, 2);
+    change(&mut config);
+    Layer::random(config, 300, 3, Layout::TokensFirst, seed)
 }

@@ -9,6 +9,7 @@ pub mod moments;
 mod network;
 pub mod route;
 mod scratch;
+mod small;
 pub mod transport;
 
 use crate::config::MoeConfig;
@@ -29,6 +30,20 @@ pub fn moe_forward<T: Element>(
     routing: &mut Routing<T::Wide>,
     saved: Option<(&mut Vec<T>, &mut Vec<T>)>,
 ) -> Result<()> {
+    if small::goes_wide::<T>(config, input) {
+        return small::forward(config, parameters, input, y, routing, saved);
+    }
+    forward(config, parameters, input, y, routing, saved)
+}
+
+fn forward<T: Element>(
+    config: &MoeConfig,
+    parameters: &Parameters<&[T]>,
+    input: &MoeInput<'_, T>,
+    y: &mut [T],
+    routing: &mut Routing<T::Wide>,
+    saved: Option<(&mut Vec<T>, &mut Vec<T>)>,
+) -> Result<()> {
     gate::forward(config, parameters, input, routing);
     route::forward(config, input, routing)?;
     let outputs = experts::forward(config, parameters, input, routing, saved);
@@ -39,6 +54,24 @@ pub fn moe_forward<T: Element>(
 /// The gradients of x and of every parameter.
 #[allow(clippy::too_many_arguments, reason = "what the public function takes")]
 pub fn moe_backward<T: Element, G: Element>(
+    config: &MoeConfig,
+    parameters: &Parameters<&[T]>,
+    input: &MoeInput<'_, T>,
+    state: &MoeState<T>,
+    upstream: &Upstream<'_, T>,
+    dx: &mut [T],
+    gradients: &mut Parameters<&mut [G]>,
+    mode: GradientMode,
+) -> Result<()> {
+    if small::goes_wide::<T>(config, input) {
+        return small::backward(config, parameters, input, upstream, dx, gradients, mode);
+    }
+    backward(config, parameters, input, state, upstream, dx, gradients, mode);
+    Ok(())
+}
+
+#[allow(clippy::too_many_arguments, reason = "what the public function takes")]
+fn backward<T: Element, G: Element>(
     config: &MoeConfig,
     parameters: &Parameters<&[T]>,
     input: &MoeInput<'_, T>,

@@ -124,7 +124,9 @@ pub fn backward<T: Element>(
         if config.renormalise {
             // weight_e = p_e / Σp, so that d weight_e / d p_j = (δ_ej - p_e / Σp) / Σp.
             let total = chosen_sum(config, probabilities, chosen);
-            let common: T::Wide = chosen.iter().map(|&e| dprobability[e as usize] * probabilities[e as usize] / total).sum();
+            // The share is divided first: that of a single choice is then exactly 1, and its gradient exactly 0.
+            let share = |e: u32| probabilities[e as usize] / total;
+            let common: T::Wide = chosen.iter().map(|&e| dprobability[e as usize] * share(e)).sum();
             chosen.iter().for_each(|&e| dprobability[e as usize] = (dprobability[e as usize] - common) / total);
         }
         if let Some(g) = upstream.dprobabilities {

@@ -37,7 +37,7 @@ impl Weights {
     pub fn init(config: &ClipConfig, mixtures: Option<&Mixtures>, dtype: DType, seed: u64) -> Result<Self> {
         let plan = plan(config, mixtures)?;
         let fresh = |(name, kind): (&String, &Kind)| {
-            let tensor = Tensor::from_vec(kind.init(seed ^ hash(name)), kind.shape(), &Device::Cpu)?;
+            let tensor = Tensor::from_vec(kind.init(seed ^ hash(name))?, kind.shape()?, &Device::Cpu)?;
             Ok((name.clone(), Var::from_tensor(&tensor.to_dtype(dtype)?)?))
         };
         Ok(Self { vars: plan.iter().map(fresh).collect::<Result<_>>()?, plan })
@@ -69,7 +69,7 @@ impl Weights {
                         .map(|p| find(&format!("{name}.{}", p.name()), &p.shape(moe))?.flatten_all().map_err(Error::from));
                     Tensor::cat(&own.collect::<Result<Vec<_>>>()?, 0)?
                 }
-                _ => find(name, &kind.shape())?,
+                _ => find(name, &kind.shape()?)?,
             };
             Ok((name.clone(), Var::from_tensor(&tensor)?))
         };
@@ -118,25 +118,25 @@ fn present(moe: &MoeConfig) -> impl Iterator<Item = Param> {
 }
 
 impl Kind {
-    fn shape(&self) -> Vec<usize> {
+    fn shape(&self) -> Result<Vec<usize>> {
         match self {
-            Kind::Normal { shape, .. } | Kind::Constant { shape, .. } => shape.clone(),
-            Kind::Mixture(moe) => vec![flat_len(moe)],
+            Kind::Normal { shape, .. } | Kind::Constant { shape, .. } => Ok(shape.clone()),
+            Kind::Mixture(moe) => Ok(vec![flat_len(moe)?]),
         }
     }
 
-    fn init(&self, seed: u64) -> Vec<f64> {
-        match self {
+    fn init(&self, seed: u64) -> Result<Vec<f64>> {
+        Ok(match self {
             Kind::Normal { shape, deviation } => {
                 let mut rng = Pcg64::seed_from_u64(seed);
                 (0..shape.iter().product()).map(|_| normal(&mut rng) * deviation).collect()
             }
             Kind::Constant { shape, value } => vec![*value; shape.iter().product()],
             Kind::Mixture(moe) => {
-                let own = Parameters::<Vec<f64>>::init(moe, seed);
+                let own = Parameters::<Vec<f64>>::init(moe, seed)?;
                 present(moe).flat_map(|p| own[p].clone()).collect()
             }
-        }
+        })
     }
 }
 

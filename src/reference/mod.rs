@@ -11,7 +11,7 @@ mod route;
 pub mod transport;
 
 use crate::config::MoeConfig;
-use crate::error::{Result, expect_shape};
+use crate::error::Result;
 use crate::moe::{MoeInput, Routing, Upstream};
 use crate::parameters::Parameters;
 
@@ -48,7 +48,7 @@ pub fn moe_forward(config: &MoeConfig, parameters: &Parameters<&[f64]>, input: &
     Ok(MoeForward { y, routing })
 }
 
-/// The gradients of x and of every parameter.
+/// The gradients of x and of every parameter, from a forward pass of its own.
 ///
 /// # Errors
 /// As [`moe_forward`].
@@ -56,15 +56,11 @@ pub fn moe_backward(
     config: &MoeConfig,
     parameters: &Parameters<&[f64]>,
     input: &MoeInput<'_, f64>,
-    routing: &Routing<f64>,
     upstream: &Upstream<'_, f64>,
 ) -> Result<MoeBackward> {
-    config.check()?;
-    parameters.check(config)?;
-    input.check(config)?;
+    let MoeForward { routing, .. } = &moe_forward(config, parameters, input)?;
     upstream.check(config, input)?;
-    expect_shape("the routing's weights", &[input.rows(), config.experts.count], routing.weights.len())?;
-    let mut gradients = Parameters::zeros(config);
+    let mut gradients = Parameters::zeros(config)?;
     let mut dx = vec![0.0; input.x.len()];
     let dpair = experts::backward(config, parameters, input, routing, upstream.dy, &mut dx, &mut gradients);
     combine::backward(config, parameters, input, upstream.dy, &mut dx, &mut gradients);

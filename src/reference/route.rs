@@ -82,7 +82,7 @@ pub fn backward(config: &MoeConfig, routing: &Routing<f64>, upstream: &Upstream<
         let total = chosen_sum(config, routing, row);
         // d weight_e / d p_j = (δ_ej - weight_e where renormalised) / total, weights before capacity.
         let common: f64 = match config.renormalise {
-            true => chosen.iter().map(|&e| dweight[e as usize] * probabilities[e as usize] / total).sum(),
+            true => chosen.iter().map(|&e| dweight[e as usize] * (probabilities[e as usize] / total)).sum(),
             false => 0.0,
         };
         let mut dprobability = upstream.dprobabilities.map_or(vec![0.0; experts], |g| g[at..][..experts].to_vec());
