@@ -11,9 +11,8 @@ fn main() {
     let commit = own.then(|| git(&["rev-parse", "--short=12", "HEAD"])).flatten().unwrap_or_default();
     println!("cargo::rustc-env=FAIR_MOE_COMMIT={commit}");
     // A path that does not exist would build everything anew each time.
-    if let Some(log) = own.then(|| git(&["rev-parse", "--git-path", "logs/HEAD"])).flatten() {
-        if std::path::Path::new(&log).exists() {
-            println!("cargo::rerun-if-changed={log}");
-        }
+    let log = own.then(|| git(&["rev-parse", "--git-path", "logs/HEAD"])).flatten();
+    if let Some(log) = log.filter(|log| std::path::Path::new(log).exists()) {
+        println!("cargo::rerun-if-changed={log}");
     }
 }
