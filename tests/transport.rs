@@ -26,14 +26,33 @@ fn geomloss_figures() {
         let found = transport::sinkhorn(&X, y, blur, scaling).unwrap();
         assert_close("distance", &[found.distance], &[distance], 1e-9);
         assert_close("dx", &found.dx, &dx, 1e-8);
-        let (distance, dx) = reference::transport::sinkhorn(&X, y, blur, scaling).unwrap();
-        assert_close("reference's distance", &[found.distance], &[distance], 1e-12);
-        assert_close("reference's dx", &found.dx, &dx, 1e-8);
+        let found = reference::transport::sinkhorn(&X, y, blur, scaling).unwrap();
+        assert_close("reference's distance", &[found.0], &[distance], 1e-9);
+        assert_close("reference's dx", &found.1, &dx, 1e-8);
     }
     let exact = transport::exact(&X, three).unwrap();
     assert_close("exact distance", &[exact.distance], &[0.55 / 24.0], 1e-12);
     assert_close("exact dx", &exact.dx, &[-0.0125, -0.1 / 24.0, 0.8 / 24.0, 0.1], 1e-12);
     assert_close("exact distance", &[transport::exact(&X, four).unwrap().distance], &[0.0171875], 1e-12);
+}
+
+/// Figures of geomloss 0.2.6 in f64 where blur is a power of scaling times the diameter, so that rounding decides how many
+/// temperatures there are: 5 and 25 before the last. One more would change the first distance by 0.3 %.
+#[test]
+fn as_many_temperatures_as_numpy_counts() {
+    let (x, y) = ([0.0, 0.2, 0.4, 1.0], [0.15, 0.25, 0.3]);
+    let figures = [
+        (0.07775999999999998, 0.6, 0.0653495816896365, [-0.0363510397929, 0.00348213806869, 0.0363733186546, 0.175942888565]),
+        (2f64.powi(-25), 0.5, 0.0647918361149957, [-0.0375, 0.0125, 0.0375, 0.175]),
+    ];
+    for (blur, scaling, distance, dx) in figures {
+        let found = transport::sinkhorn(&x, &y, blur, scaling).unwrap();
+        assert_close("distance", &[found.distance], &[distance], 1e-12);
+        assert_close("dx", &found.dx, &dx, 1e-8);
+        let found = reference::transport::sinkhorn(&x, &y, blur, scaling).unwrap();
+        assert_close("reference's distance", &[found.0], &[distance], 1e-12);
+        assert_close("reference's dx", &found.1, &dx, 1e-8);
+    }
 }
 
 #[test]

@@ -36,12 +36,12 @@ pub fn sinkhorn(x: &[f64], y: &[f64], blur: f64, scaling: f64) -> Result<(f64, V
     if diameter == 0.0 {
         return Ok((0.0, vec![0.0; x.len()]));
     }
+    // numpy.arange(start, stop, step): so many terms, each from the first two and its number; a running sum rounds elsewhere, and
+    // then may have one term more.
+    let (start, stop, step) = (2.0 * diameter.ln(), 2.0 * blur.ln(), 2.0 * scaling.ln());
+    let (terms, second) = (((stop - start) / step).ceil() as usize, start + step);
     let mut temperatures = vec![diameter * diameter];
-    let mut exponent = 2.0 * diameter.ln();
-    while exponent > 2.0 * blur.ln() {
-        temperatures.push(exponent.exp());
-        exponent += 2.0 * scaling.ln();
-    }
+    temperatures.extend((0..terms).map(|i| (start + i as f64 * (second - start)).exp()));
     temperatures.push(blur * blur);
 
     let (log_a, log_b) = (vec![-(x.len() as f64).ln(); x.len()], vec![-(y.len() as f64).ln(); y.len()]);
