@@ -225,6 +225,44 @@ fn what_is_not_finite_gives_values_and_no_panic() {
     assert!(zeros.total().is_finite() && zeros.gradients::<f64>(1.0).iter().all(|d| d.is_finite()));
 }
 
+type Damage<'a> = &'a dyn Fn(&mut Loss);
+
+/// Of a term whose weight is 0 nothing is left, not even what is not a number.
+#[test]
+fn a_weight_of_zero_switches_its_term_off() {
+    let off = FolConfig { lambda_clip: 0.0, lambda_distance: 0.0, lambda_dispersion: 0.0, ..FolConfig::authors() };
+    let off = FolConfig { lambda_batch_variance: 0.0, group_gradient: true, ..off };
+    for correlation in [Correlation::Diagonal, Correlation::DiagonalOfSquare] {
+        for ids in [false, true] {
+            let off = FolConfig { correlation, distance: Distance::Exact, ..off.clone() };
+            let similarity = |loss: &mut Loss| loss.batch.similarity[1] = f64::NAN;
+            let weights = |loss: &mut Loss| loss.batch.gates[0].weights[2] = f64::NAN;
+            let group = |loss: &mut Loss| {
+                if let Grouping::Separate(groups) = &mut loss.groups {
+                    groups[1].similarity.fill(f64::NAN);
+                    groups[1].gates[0].weights.fill(f64::NAN);
+                }
+            };
+            let on_weights = FolConfig { lambda_dispersion: 0.9, lambda_batch_variance: 0.7, ..off.clone() };
+            let on_similarity = FolConfig { lambda_clip: 0.8, lambda_distance: 0.6, ..off.clone() };
+            let on_batch = FolConfig { lambda_clip: 0.8, lambda_batch_variance: 0.7, ..off.clone() };
+            let cases: [(FolConfig, &[Damage<'_>]); 4] = [
+                (off, &[&similarity, &weights, &group]),
+                (on_weights, &[&similarity]),
+                (on_similarity, &[&weights]),
+                (on_batch, &[&group]),
+            ];
+            for (config, damages) in cases {
+                let clean = Loss { config, ..random(6, ids) };
+                let mut damaged = clean.clone();
+                damages.iter().for_each(|damage| damage(&mut damaged));
+                assert_eq!(damaged.total(), clean.total(), "{:?}", clean.config);
+                assert_eq!(damaged.gradients::<f64>(1.5), clean.gradients::<f64>(1.5), "{:?}", clean.config);
+            }
+        }
+    }
+}
+
 fn refused(loss: &Loss) -> String {
     loss.forward::<f64>().unwrap_err().to_string()
 }

@@ -127,12 +127,17 @@ impl Fol {
         check_state(batch, &members, state)?;
         let similarity = contrast(batch)?;
         let all: Vec<usize> = (0..batch.samples).collect();
-        let (kind, mut gradient) = (self.config.correlation, similarity.no_gradient());
-        similarity.clip_backward(self.config.lambda_clip, &mut gradient)?;
-        similarity.correlation_backward(kind, &all, &state.dcorrelation, &mut gradient)?;
-        let mut dweights: Vec<Vec<W>> = batch.gates.iter().map(|gate| vec![W::ZERO; gate.weights.len()]).collect();
-        for ((gate, found), dweights) in batch.gates.iter().zip(&state.batch_moments).zip(&mut dweights) {
-            gate_backward(gate, &gate.rows_counted(), found, upstream, dweights)?;
+        let mut gradient = similarity.no_gradient();
+        let mut dweights = no_gradient(batch.gates);
+        // A term that is switched off is left out: 0 · NaN would be NaN.
+        if self.config.lambda_clip != 0.0 {
+            similarity.clip_backward(self.config.lambda_clip, &mut gradient)?;
+        }
+        self.correlation_backward(&similarity, &all, &state.dcorrelation, &mut gradient)?;
+        if self.config.lambda_dispersion != 0.0 || self.config.lambda_batch_variance != 0.0 {
+            for ((gate, found), dweights) in batch.gates.iter().zip(&state.batch_moments).zip(&mut dweights) {
+                gate_backward(gate, &gate.rows_counted(), found, upstream, dweights)?;
+            }
         }
         let mut separate = vec![];
         match groups {
@@ -140,11 +145,13 @@ impl Fol {
             Groups::Ids { ids, .. } => {
                 for (members, group) in members.iter().zip(&state.groups) {
                     if let Some(group) = group {
-                        similarity.correlation_backward(kind, members, &group.dcorrelation, &mut gradient)?;
+                        self.correlation_backward(&similarity, members, &group.dcorrelation, &mut gradient)?;
                     }
                 }
-                for ((gate, found), dweights) in batch.gates.iter().zip(&state.group_moments).zip(&mut dweights) {
-                    gate_backward(gate, &gate.rows_grouped(ids), found, upstream, dweights)?;
+                if self.config.lambda_dispersion != 0.0 {
+                    for ((gate, found), dweights) in batch.gates.iter().zip(&state.group_moments).zip(&mut dweights) {
+                        gate_backward(gate, &gate.rows_grouped(ids), found, upstream, dweights)?;
+                    }
                 }
             }
             Groups::Separate(batches) => {
@@ -168,15 +175,29 @@ impl Fol {
         let similarity = contrast(batch)?;
         let mut gradient = similarity.no_gradient();
         if let Some(group) = &state.groups[g] {
-            similarity.correlation_backward(self.config.correlation, members, &group.dcorrelation, &mut gradient)?;
+            self.correlation_backward(&similarity, members, &group.dcorrelation, &mut gradient)?;
         }
-        let mut dweights = vec![];
-        for (gate, all) in batch.gates.iter().zip(&state.group_moments) {
-            let mut dweight = vec![W::ZERO; gate.weights.len()];
-            gate_backward(gate, &gate.rows_counted(), &all.group(g, gate.experts), upstream, &mut dweight)?;
-            dweights.push(dweight);
+        let mut dweights = no_gradient(batch.gates);
+        if self.config.lambda_dispersion != 0.0 {
+            for ((gate, all), dweights) in batch.gates.iter().zip(&state.group_moments).zip(&mut dweights) {
+                gate_backward(gate, &gate.rows_counted(), &all.group(g, gate.experts), upstream, dweights)?;
+            }
         }
         Ok(whole(gradient, dweights, upstream))
+    }
+
+    /// Adds the distances' gradient on a similarity, from that on the correlations of `members`.
+    fn correlation_backward<W: Float>(
+        &self,
+        similarity: &Contrast<'_, W>,
+        members: &[usize],
+        dcorrelation: &[f64],
+        gradient: &mut ContrastGradient,
+    ) -> Result<()> {
+        if self.config.lambda_distance == 0.0 {
+            return Ok(());
+        }
+        similarity.correlation_backward(self.config.correlation, members, dcorrelation, gradient)
     }
 }
 
@@ -187,6 +208,11 @@ fn weighted(weight: f64, value: f64) -> f64 {
 
 fn contrast<'a, W: Float>(batch: &FolBatch<'a, W>) -> Result<Contrast<'a, W>> {
     Contrast::new(batch.similarity, batch.samples, batch.scale)
+}
+
+/// No gradient yet, like each gate's weights.
+fn no_gradient<W: Float>(gates: &[GateWeights<'_, W>]) -> Vec<Vec<W>> {
+    gates.iter().map(|gate| vec![W::ZERO; gate.weights.len()]).collect()
 }
 
 /// Adds one gate's gradient to `dweights`; `rows` holds the group of each row in `found`.
