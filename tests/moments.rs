@@ -106,8 +106,16 @@ fn bad_input_is_an_error() {
     assert_eq!(message(&[0.0; 2], 1, &[0, 3], 3), "the group ids must be from 0 to 2, or -1 for none, but number 1 is 3");
     assert!(message(&[0.0; 2], 1, &[0, i64::MIN], 3).contains("number 1"));
     assert!(message(&[0.0; 2], usize::MAX, &[0, 0], 3).contains("too many"));
-    assert!(message(&[0.0; 2], 1, &[0, 0], usize::MAX).contains("overflows"));
-    assert!(message(&[], 1 << 40, &[], 1 << 15).contains("too large"));
+    for groups in [65537, usize::MAX] {
+        let want = format!("the number of groups must be at most 65536, but is {groups}");
+        assert_eq!(message(&[0.0; 2], 1, &[0, 0], groups), want);
+        let group = [0, 0];
+        assert_eq!(reference::moments::forward(&[0.0; 2], 1, &group, groups).unwrap_err().to_string(), want);
+    }
+    moments::forward(&[0.0; 2], 1, &[0, 65535], 65536).unwrap();
+    assert!(message(&[], usize::MAX, &[], 3).contains("overflows"));
+    let memory = "there is no memory for the moments of all groups, of shape [32768, 1099511627776]";
+    assert_eq!(message(&[], 1 << 40, &[], 1 << 15), memory);
     let found = moments::forward(&[0.0_f64; 4], 2, &[0, 0], 1).unwrap();
     let back = |dmean: &[f64], dx: &mut [f64]| moments::backward(&[0.0; 4], 2, &[0, 0], &found, dmean, &[0.0; 2], dx).is_err();
     assert!(back(&[0.0; 3], &mut [0.0; 4]) && back(&[0.0; 2], &mut [0.0; 3]) && !back(&[0.0; 2], &mut [0.0; 4]));

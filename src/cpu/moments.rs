@@ -25,7 +25,8 @@ pub struct Moments {
 /// The moments of x `[N, M]`, M = `columns`, in each of `groups` groups; `group` `[N]` holds each row's, or -1 for a row in none.
 ///
 /// # Errors
-/// When shapes disagree, there are no columns, a group id is out of range, or `[G, M]` is too large.
+/// When shapes disagree, there are no columns, there are more than 65,536 groups, a group id is out of range, or there is no memory
+/// for `[G, M]`.
 pub fn forward<W: Float>(x: &[W], columns: usize, group: &[i64], groups: usize) -> Result<Moments> {
     check(x, columns, group, groups)?;
     let sizes = [groups, columns];
@@ -90,12 +91,12 @@ fn check<W>(x: &[W], columns: usize, group: &[i64], groups: usize) -> Result<()>
     check_ids(group, groups)
 }
 
-/// Zeros of this shape, or an error where the machine cannot hold them.
+/// Zeros of this shape, or an error where there is no memory for them.
 fn zeros(sizes: &[usize]) -> Result<Vec<f64>> {
     const WHAT: &str = "the moments of all groups";
     let n = product(WHAT, sizes)?;
     let mut zeros = vec![];
-    zeros.try_reserve_exact(n).map_err(|_| Error::TooLarge { what: WHAT, sizes: sizes.to_vec() })?;
+    zeros.try_reserve_exact(n).map_err(|_| Error::Refused(format!("there is no memory for {WHAT}, of shape {sizes:?}")))?;
     zeros.resize(n, 0.0);
     Ok(zeros)
 }

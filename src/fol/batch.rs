@@ -44,7 +44,7 @@ pub enum Groups<'a, W> {
     },
 }
 
-/// A typing error in `count` is to be an error, not an attempt to hold that many groups.
+/// A typing error in the number of groups is to be an error, not an attempt to hold that many groups.
 const MOST_GROUPS: usize = 1 << 16;
 
 impl<W> GateWeights<'_, W> {
@@ -87,14 +87,6 @@ impl<W> FolBatch<'_, W> {
 }
 
 impl<'a, W> Groups<'a, W> {
-    /// G.
-    pub(crate) fn count(&self) -> usize {
-        match self {
-            Groups::Separate(batches) => batches.len(),
-            Groups::Ids { count, .. } => *count,
-        }
-    }
-
     /// The batch that group `g` lies in.
     pub(crate) fn batch_of<'b>(&'b self, g: usize, batch: &'b FolBatch<'a, W>) -> &'b FolBatch<'a, W> {
         match self {
@@ -123,9 +115,6 @@ impl<'a, W> Groups<'a, W> {
             return Err(Error::config("the number of samples", "at least 1", 0));
         }
         batch.check()?;
-        if self.count() > MOST_GROUPS {
-            return Err(Error::config("the number of groups", format!("at most {MOST_GROUPS}"), self.count()));
-        }
         match self {
             Groups::Separate(batches) => batches.iter().try_for_each(|group| {
                 let same = group.gates.iter().map(|g| g.experts).eq(batch.gates.iter().map(|g| g.experts));
@@ -152,8 +141,11 @@ fn unlike<W>(group: &FolBatch<'_, W>, batch: &FolBatch<'_, W>) -> String {
     format!("a group must have the batch's gates, of {:?} experts, but has gates of {:?} experts", experts(batch), experts(group))
 }
 
-/// Checks that every id is that of a group, or -1.
+/// Checks that there are not too many groups, and that every id is that of a group, or -1.
 pub(crate) fn check_ids(ids: &[i64], groups: usize) -> Result<()> {
+    if groups > MOST_GROUPS {
+        return Err(Error::config("the number of groups", format!("at most {MOST_GROUPS}"), groups));
+    }
     let bad = ids.iter().position(|&id| id < -1 || (id >= 0 && id as u64 >= groups as u64));
     bad.map_or(Ok(()), |index| {
         let expected = match groups {

@@ -7,7 +7,7 @@ use crate::fol::check_ids;
 /// `[G, M]` and the variance `[G, M]`, divided by n - 1; both are 0 where there are too few rows.
 ///
 /// # Errors
-/// When shapes disagree, or a group id is out of range.
+/// When shapes disagree, there are more than 65,536 groups, or a group id is out of range.
 pub fn forward(x: &[f64], columns: usize, group: &[i64], groups: usize) -> Result<(Vec<usize>, Vec<f64>, Vec<f64>)> {
     expect_shape("x", &[group.len(), columns], x.len())?;
     check_ids(group, groups)?;
