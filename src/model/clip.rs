@@ -1,12 +1,16 @@
 //! The two towers, and what they say of a batch.
 
-use super::config::{ClipConfig, Mixtures, Preset};
+use super::config::{ClipConfig, Mixtures, Preset, TowerConfig};
 use super::ops::{project, unit};
 use super::tower::Tower;
 use super::weights::Weights;
 use crate::candle::{FolInput, GateTensor, MoeRows, moe};
 use crate::moe::{Layout, Moe};
 use candle_core::{Device, Result, Tensor, bail};
+
+/// candle spreads an operation of at least so many numbers over threads that spin while they wait, which costs more than it
+/// gains where several models train side by side; and what is smaller stays in the cache.
+const SMALL: usize = 1 << 16;
 
 /// A CLIP, plain or with Fair-MoE's mixtures.
 #[derive(Clone, Debug)]
@@ -97,15 +101,22 @@ impl Clip {
     /// When the images have another size than the model's.
     pub fn image(&self, pixels: &Tensor) -> Result<Encoded> {
         let (samples, channels, height, width) = pixels.dims4()?;
-        let (size, patch) = (self.config.image, self.config.patch);
+        let size = self.config.image;
         if (channels, height, width) != (3, size, size) {
             bail!("images must be 3 x {size} x {size}, but are {channels} x {height} x {width}");
         }
-        let tokens = self.config.image_tokens();
-        let rows = self.rows(tokens, vec![0; samples]);
-        let tower = self.tower("vision_model", rows);
+        let few = self.few(samples, self.config.image_tokens(), &self.config.vision);
+        let parts = (0..samples).step_by(few).map(|b| self.image_features(&pixels.narrow(0, b, few.min(samples - b))?));
+        let (features, gate) = join(parts)?;
+        self.embed(features, gate, None, self.mixtures.as_ref().map(|m| (&m.vision_feature, "vision_feature_moe")))
+    }
+
+    /// Projected features of a few images [B, embed], and their token mixture's weights [B, T, E].
+    fn image_features(&self, pixels: &Tensor) -> Result<(Tensor, Option<Tensor>)> {
+        let (samples, patch) = (pixels.dim(0)?, self.config.patch);
+        let tower = self.tower("vision_model", self.rows(self.config.image_tokens(), vec![0; samples]));
         // Patches do not overlap, so the patch convolution is one matrix product.
-        let side = size / patch;
+        let side = self.config.image / patch;
         let patches = pixels.reshape(&[samples, 3, side, patch, side, patch][..])?.permute(vec![0, 2, 4, 1, 3, 5])?;
         let kernel = tower.get("embeddings.patch_embedding.weight")?.flatten_from(1)?;
         let patches = project(&patches.reshape((samples, side * side, 3 * patch * patch))?, &kernel)?;
@@ -113,8 +124,7 @@ impl Clip {
         let h = Tensor::cat(&[&class, &patches], 1)?.broadcast_add(tower.get("embeddings.position_embedding.weight")?)?;
         let (h, gate) = tower.run(tower.norm(&h, "pre_layrnorm")?, None)?;
         let pooled = tower.norm(&h.narrow(1, 0, 1)?.squeeze(1)?, "post_layernorm")?;
-        let feature = project(&pooled, self.weights.get("visual_projection.weight")?)?;
-        self.embed(feature, gate, None, self.mixtures.as_ref().map(|m| (&m.vision_feature, "vision_feature_moe")))
+        Ok((project(&pooled, self.weights.get("visual_projection.weight")?)?, gate))
     }
 
     /// Encodes texts, each `context` token ids long; a text ends with its largest id, padding follows.
@@ -134,7 +144,17 @@ impl Clip {
             let largest = text.iter().max();
             ends.push(text.iter().position(|id| Some(id) == largest).unwrap_or(0));
         }
-        let tower = self.tower("text_model", self.rows(context, ends.clone()));
+        let few = self.few(ids.len(), context, &self.config.text);
+        let parts = ids.chunks(few).zip(ends.chunks(few)).map(|(ids, ends)| self.text_features(ids, ends));
+        let (features, gate) = join(parts)?;
+        let text_rows = ends.iter().flat_map(|&end| (0..context).map(move |t| t <= end)).collect();
+        self.embed(features, gate, Some(text_rows), self.mixtures.as_ref().map(|m| (&m.text_feature, "text_feature_moe")))
+    }
+
+    /// Projected features of a few texts that end at `ends` [B, embed], and their token mixture's weights [B, T, E].
+    fn text_features(&self, ids: &[Vec<u32>], ends: &[usize]) -> Result<(Tensor, Option<Tensor>)> {
+        let context = self.config.context;
+        let tower = self.tower("text_model", self.rows(context, ends.to_vec()));
         let table = tower.get("embeddings.token_embedding.weight")?;
         let h = table.index_select(&Tensor::new(ids.concat(), &Device::Cpu)?, 0)?;
         let h = h.reshape((ids.len(), context, self.config.text.width))?;
@@ -145,9 +165,16 @@ impl Clip {
         let (h, gate) = tower.run(h, Some(&mask))?;
         let last: Vec<u32> = ends.iter().enumerate().map(|(b, end)| (b * context + end) as u32).collect();
         let pooled = h.flatten_to(1)?.index_select(&Tensor::new(last, &Device::Cpu)?, 0)?;
-        let feature = project(&tower.norm(&pooled, "final_layer_norm")?, self.weights.get("text_projection.weight")?)?;
-        let text_rows = ends.iter().flat_map(|&end| (0..context).map(move |t| t <= end)).collect();
-        self.embed(feature, gate, Some(text_rows), self.mixtures.as_ref().map(|m| (&m.text_feature, "text_feature_moe")))
+        Ok((project(&tower.norm(&pooled, "final_layer_norm")?, self.weights.get("text_projection.weight")?)?, gate))
+    }
+
+    /// How many samples pass a tower at a time, so that its widest tensor stays below [`SMALL`] where that is possible.
+    fn few(&self, samples: usize, tokens: usize, tower: &TowerConfig) -> usize {
+        let widest = tokens.saturating_mul((4 * tower.width).max(tokens.saturating_mul(tower.heads)));
+        match (SMALL - 1) / widest {
+            0 => samples.max(1),
+            few => few,
+        }
     }
 
     fn tower(&self, name: &'static str, rows: MoeRows) -> Tower<'_> {
@@ -169,7 +196,7 @@ impl Clip {
     fn embed(
         &self,
         feature: Tensor,
-        token: Option<GateTensor>,
+        token: Option<Tensor>,
         text_rows: Option<Vec<bool>>,
         mixture: Option<(&Moe, &str)>,
     ) -> Result<Encoded> {
@@ -179,9 +206,17 @@ impl Clip {
         // One token a sample: [1, B, embed].
         let layout = Layout::TokensFirst;
         let out = moe(layer, &feature.unsqueeze(0)?, self.weights.get(name)?, MoeRows::new(layout))?;
+        let token = GateTensor { weights: token, layout: Layout::SamplesFirst, row_mask: None };
         let gates = Some([token, GateTensor { weights: out.weights, layout, row_mask: None }]);
         Ok(Encoded { embedding: unit(&out.y.squeeze(0)?)?, gates, text_rows })
     }
+}
+
+/// Puts the features of a few samples each, and their mixture's weights, behind each other.
+fn join(parts: impl Iterator<Item = Result<(Tensor, Option<Tensor>)>>) -> Result<(Tensor, Option<Tensor>)> {
+    let (features, gates): (Vec<_>, Vec<_>) = parts.collect::<Result<Vec<_>>>()?.into_iter().unzip();
+    let gates: Option<Vec<_>> = gates.into_iter().collect();
+    Ok((Tensor::cat(&features, 0)?, gates.map(|gates| Tensor::cat(&gates, 0)).transpose()?))
 }
 
 impl ClipOutput {

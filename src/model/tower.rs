@@ -3,7 +3,7 @@
 use super::config::TowerConfig;
 use super::ops::{layer_norm, project, quick_gelu};
 use super::weights::Weights;
-use crate::candle::{GateTensor, MoeRows, moe};
+use crate::candle::{MoeRows, moe};
 use crate::moe::Moe;
 use candle_core::{D, Result, Tensor};
 
@@ -20,8 +20,8 @@ pub(super) struct Tower<'a> {
 }
 
 impl Tower<'_> {
-    /// h [B, T, D] -> the last hidden layer [B, T, D], and the mixture's final weights. `mask` [T, T] is added to attention scores.
-    pub fn run(&self, mut h: Tensor, mask: Option<&Tensor>) -> Result<(Tensor, Option<GateTensor>)> {
+    /// h [B, T, D] -> the last hidden layer [B, T, D], and the mixture's final weights [B, T, E]. `mask` [T, T] is added to attention scores.
+    pub fn run(&self, mut h: Tensor, mask: Option<&Tensor>) -> Result<(Tensor, Option<Tensor>)> {
         let mut gate = None;
         for layer in 0..self.config.layers {
             let block = format!("encoder.layers.{layer}");
@@ -33,7 +33,7 @@ impl Tower<'_> {
             let y = match &self.mixture {
                 Some((layer_moe, rows)) if layer + 1 == self.config.layers => {
                     let out = moe(layer_moe, &x, self.get(&mlp)?, rows.clone())?;
-                    gate = Some(GateTensor { weights: out.weights, layout: rows.layout, row_mask: None });
+                    gate = Some(out.weights);
                     out.y
                 }
                 _ => self.linear(&quick_gelu(&self.linear(&x, &format!("{mlp}.fc1"))?)?, &format!("{mlp}.fc2"))?,
