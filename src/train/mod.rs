@@ -1,7 +1,7 @@
 //! Training and evaluation: plain CLIP and Fair-MoE side by side on one data set.
 //!
 //! Seeds decide everything: parameters, the order of samples, and what a sample shows in each epoch. So a run that was killed and
-//! goes on gives the same bytes as one that was not.
+//! goes on gives the same bytes as one that was not; with another number of threads, candle's matrix products round otherwise.
 
 mod adam;
 mod evaluate;

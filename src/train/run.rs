@@ -101,11 +101,11 @@ impl Run {
     /// Makes `out` this run's folder.
     fn claim(&self, out: &Path, resume: bool) -> Result<()> {
         let config = out.join(CONFIG);
-        let this = serde_json::to_value(self).map_err(|e| Error::file(&config, e))?;
+        let text = serde_json::to_string_pretty(self).map_err(|e| Error::file(&config, e))?;
         if resume && config.exists() {
-            let text = std::fs::read_to_string(&config).map_err(|e| Error::file(&config, e))?;
-            let that: serde_json::Value = serde_json::from_str(&text).map_err(|e| Error::file(&config, e))?;
-            return match difference(&that, &this, "") {
+            let earlier = std::fs::read_to_string(&config).map_err(|e| Error::file(&config, e))?;
+            let parse = |text: &str| serde_json::from_str(text).map_err(|e| Error::file(&config, e));
+            return match difference(&parse(&earlier)?, &parse(&text)?, "") {
                 None => Ok(()),
                 Some(what) => Err(Error::Refused(format!("{} cannot be resumed with other settings: {what}", out.display()))),
             };
@@ -116,7 +116,7 @@ impl Run {
             return Err(Error::file(out, format!("this folder {way}")));
         }
         std::fs::create_dir_all(out).map_err(|e| Error::file(out, e))?;
-        write_atomically(&config, |file| writeln!(file, "{this:#}"))
+        write_atomically(&config, |file| writeln!(file, "{text}"))
     }
 
     /// The folder of the data, which is made first where the run makes its own.

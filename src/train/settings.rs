@@ -67,7 +67,7 @@ impl Settings {
             preset,
             attribute: ATTRIBUTES[0].into(),
             text: TextSource::Mix,
-            epochs: 20,
+            epochs: 10,
             batch: 32,
             rate: 1e-3,
             adam: AdamConfig { betas: [0.9, 0.98], epsilon: 1e-6, decay: 0.1, decoupled: true },

@@ -53,16 +53,18 @@ impl Folder {
     }
 }
 
-/// How far training has come.
+/// How far training has come. It holds no floats: reading them from JSON may change their last bit.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct State {
-    epochs: Vec<Epoch>,
+    /// What each epoch showed, an [`Epoch`] in JSON.
+    log: Vec<String>,
     steps: u64,
-    best_auc: Option<f64>,
+    /// The bits of the highest validation AUC so far; those of positive numbers are ordered as the numbers are.
+    best_auc: Option<u64>,
 }
 
 /// What an epoch showed: means over its steps, and the validation AUC at its end.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 struct Epoch {
     epoch: usize,
     total: f64,
@@ -92,7 +94,7 @@ pub(super) fn train(task: &Task<'_>, fair: bool, folder: &Folder, bar: &Progress
     let total = steps * settings.epochs as u64;
     bar.set_length(total);
     bar.set_position(adam.steps());
-    for epoch in state.epochs.len()..settings.epochs {
+    for epoch in state.log.len()..settings.epochs {
         let views = training.shuffled(settings, epoch);
         let mut mean = Epoch { epoch: epoch + 1, ..Epoch::default() };
         for views in views.chunks(settings.batch) {
@@ -105,12 +107,13 @@ pub(super) fn train(task: &Task<'_>, fair: bool, folder: &Folder, bar: &Progress
         mean.validation_auc = validation_auc(task, &model)?;
         state.steps = adam.steps();
         // In this order a kill between two writes loses nothing: the epoch is done again, and gives the same.
-        if mean.validation_auc >= state.best_auc {
-            state.best_auc = mean.validation_auc;
+        let auc = mean.validation_auc.map(f64::to_bits);
+        if auc >= state.best_auc {
+            state.best_auc = auc;
             model.save(&folder.model(), BTreeMap::new(), None::<State>)?;
         }
-        state.epochs.push(mean);
-        write_log(&folder.log(), &state.epochs)?;
+        state.log.push(serde_json::to_string(&mean).map_err(|e| Error::file(folder.log(), e))?);
+        write_atomically(&folder.log(), |file| state.log.iter().try_for_each(|line| writeln!(file, "{line}")))?;
         model.save(&folder.checkpoint(), adam.export()?, Some(&state))?;
     }
     bar.finish();
@@ -160,12 +163,6 @@ fn validation_auc(task: &Task<'_>, model: &SavedModel) -> Result<Option<f64>> {
     let probability = probabilities(model, task.validation)?;
     let label: Vec<u8> = task.validation.samples.iter().map(|s| s.label).collect();
     Ok(metrics::evaluate(&probability, &label, &[])?.auc)
-}
-
-fn write_log(path: &Path, epochs: &[Epoch]) -> Result<()> {
-    let lines: serde_json::Result<Vec<String>> = epochs.iter().map(serde_json::to_string).collect();
-    let lines = lines.map_err(|e| Error::file(path, e))?;
-    write_atomically(path, |file| lines.iter().try_for_each(|line| writeln!(file, "{line}")))
 }
 
 /// The terms of a loss that are not 0.
