@@ -1,8 +1,13 @@
 //! `fair-moe run` on the recorded cases: every result, in every dtype.
 #![cfg(all(feature = "cli", feature = "model"))]
 
+#[path = "support/recording.rs"]
+mod recording;
 mod support;
 
+use fair_moe::check::every_axis;
+use fair_moe::{CapacityScope, DType, Layout, Param, case};
+use recording::Recording;
 use safetensors::{Dtype, SafeTensors};
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -116,4 +121,68 @@ fn routing_is_the_same_in_every_dtype() {
             assert!(got == want, "{name} in {dtype}");
         }
     }
+}
+
+/// Gates without a hidden layer, gated and shared experts and whatever else a case tells by the tensors that it holds: replayed as
+/// the reference computes them. A case of inputs alone gets every result.
+#[test]
+fn layers_are_told_by_their_tensors() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut count = 0;
+    for (what, layer) in every_axis() {
+        let (config, batch) = (&layer.config, CapacityScope::Batch);
+        if layer.layout != Layout::TokensFirst
+            || layer.row_mask.is_some()
+            || layer.rows_needed.is_some()
+            || config.capacity_scope == batch
+        {
+            continue;
+        }
+        let capacity = config.capacity_of(layer.tokens, layer.samples).unwrap();
+        let mut recording = Recording::default()
+            .set("kind", "\"token_moe\"")
+            .set("tokens", &layer.tokens.to_string())
+            .set("samples", &layer.samples.to_string())
+            .set("width", &config.width.to_string())
+            .set("expert_width", &config.experts.width.to_string())
+            .set("experts", &config.experts.count.to_string())
+            .set("top_k", &config.top_k.to_string())
+            .set("capacity", &capacity.map_or("null".into(), |c| c.to_string()))
+            .set("expert_activation", &format!("{:?}", config.experts.activation.name()))
+            .set("renormalise", &config.renormalise.to_string())
+            .set("subtract_input", &config.subtract_input.to_string())
+            .set("gate_bias", &config.gate.bias.to_string())
+            .set("expert_bias", &config.experts.bias.to_string());
+        if let Some(hidden) = config.gate.hidden {
+            recording = recording.set("gate_activation", &format!("{:?}", hidden.activation.name()));
+        }
+        let row = [layer.tokens, layer.samples, config.width];
+        let scores = [layer.tokens, layer.samples, config.experts.count];
+        recording = recording.put_floats("x", &row, &layer.x).put_floats("dy", &row, &layer.dy);
+        for (name, gradient) in
+            [("dweights", &layer.dweights), ("dprobabilities", &layer.dprobabilities), ("dlogits", &layer.dlogits)]
+        {
+            recording = recording.put_floats(name, &scores, gradient.as_ref().unwrap());
+        }
+        for p in Param::ALL.into_iter().filter(|p| p.len(config) > 0) {
+            recording = recording.put_floats(p.name(), &p.shape(config), &layer.parameters[p]);
+        }
+        let path = folder.path().join("case");
+        std::fs::write(&path, recording.bytes()).unwrap();
+        let results = case::replay(case::Case::read(&path).unwrap(), DType::F64).unwrap();
+        let want = layer.reference().unwrap();
+        let close = |name: &str, want: &[f64]| {
+            let (_, got) = results.get(name).unwrap_or_else(|| panic!("{what}: no {name}"));
+            assert!(relative_l2(got, want) <= 1e-10, "{what}: {name}");
+        };
+        close("y", &want.y);
+        close("weights", &want.routing.weights);
+        close("logits", &want.routing.logits);
+        close("dx", &want.dx);
+        for p in Param::ALL.into_iter().filter(|p| p.len(config) > 0) {
+            close(&format!("d.{}", p.name()), &want.gradients[p]);
+        }
+        count += 1;
+    }
+    assert!(count >= 15, "{count}");
 }

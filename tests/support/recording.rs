@@ -1,11 +1,12 @@
-//! Case files to be edited: for tests of what a replay refuses.
+//! Case files to be edited, or made up.
+#![allow(dead_code, reason = "each test binary uses its own part")]
 
 use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensors, serialize};
 use std::collections::{BTreeMap, HashMap};
 
 /// A case file taken apart.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Recording {
     pub settings: HashMap<String, String>,
     pub tensors: BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>,
@@ -50,6 +51,13 @@ impl Recording {
     pub fn put(mut self, name: &str, shape: &[usize], values: &[i64]) -> Self {
         let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         self.tensors.insert(name.into(), (Dtype::I64, shape.to_vec(), bytes));
+        self
+    }
+
+    /// With a tensor of floats, as f64.
+    pub fn put_floats(mut self, name: &str, shape: &[usize], values: &[f64]) -> Self {
+        let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        self.tensors.insert(name.into(), (Dtype::F64, shape.to_vec(), bytes));
         self
     }
 
