@@ -135,6 +135,7 @@ fn bad_input_gives_one_sentence_and_no_output() {
     let mut bare = Command::new(env!("CARGO_BIN_EXE_fair-moe"));
     bare.current_dir(path).args(["train", "--data", "nowhere", "--out", "a"]);
     assert!(refused(bare.output().unwrap()).contains("nowhere"));
+    assert!(!path.join("a").exists());
     refused(train(path, "data/data_summary.csv/b", &[]).output().unwrap());
     for (option, value) in [("--attribute", "shoe size"), ("--batch", "0"), ("--rate", "NaN"), ("--lambda-distance", "inf")] {
         refused(train(path, "c", &[option, value]).output().unwrap());
@@ -143,6 +144,7 @@ fn bad_input_gives_one_sentence_and_no_output() {
     std::fs::remove_file(path.join("data/gpt-4_summarized_notes.csv")).unwrap();
     let sentence = refused(train(path, "d", &[]).output().unwrap());
     assert!(sentence.contains("gpt-4_summarized_notes.csv"), "{sentence}");
+    assert!(!path.join("d").exists());
 
     std::fs::write(path.join("junk"), b"\xff\xff\xff\xff\xff\xff\xff\x0fjunk").unwrap();
     for checkpoint in ["junk", "absent", "data"] {

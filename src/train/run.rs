@@ -77,8 +77,13 @@ impl Run {
     /// written, or the loss is no longer a number.
     pub fn run(&self, out: &Path, resume: bool) -> Result<Outcome> {
         self.settings.check()?;
+        // A folder without a data set is refused before anything is written.
+        let given = match &self.data {
+            Source::Folder(folder) => Some(DataSet::open(folder)?),
+            Source::Made { .. } => None,
+        };
         self.claim(out, resume)?;
-        let mut data = DataSet::open(self.folder(out)?)?;
+        let mut data = given.map_or_else(|| self.made(&out.join("data")), Ok)?;
         let side = ClipConfig::tiny(1, 1).image;
         let mut load = |split: Split| Examples::load(&mut data, split, side, Some(&out.join(format!("{split}.images"))));
         let (training, validation, test) = (load(Split::Training)?, load(Split::Validation)?, load(Split::Test)?);
@@ -119,19 +124,12 @@ impl Run {
         write_atomically(&config, |file| writeln!(file, "{text}"))
     }
 
-    /// The folder of the data, which is made first where the run makes its own.
-    fn folder(&self, out: &Path) -> Result<PathBuf> {
-        match &self.data {
-            Source::Folder(folder) => Ok(folder.clone()),
-            Source::Made { samples, bias, seed } => {
-                let folder = out.join("data");
-                // It appears only when it is whole.
-                if !folder.exists() {
-                    make(&folder, &MakeConfig { samples: *samples, bias: *bias, seed: *seed })?;
-                }
-                Ok(folder)
-            }
+    /// The data that the run makes for itself; where they are there already, they are whole.
+    fn made(&self, folder: &Path) -> Result<DataSet> {
+        if let (Source::Made { samples, bias, seed }, false) = (&self.data, folder.exists()) {
+            make(folder, &MakeConfig { samples: *samples, bias: *bias, seed: *seed })?;
         }
+        DataSet::open(folder)
     }
 }
 
