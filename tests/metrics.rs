@@ -116,4 +116,9 @@ fn bad_input_is_named() {
     assert!(message(&[0.1, 0.2], &[0, 1], &[0]).contains("the attribute letter must have shape [2]"));
     assert!(message(&[0.1, 0.2], &[0, 1], &[0, 3]).contains("number 1 is 3"));
     assert!(message(&[0.1, 0.2], &[0, 1], &[0, -2]).contains("number 1 is -2"));
+    let race = Attribute { name: "race", groups: &["Asian", "Black"], values: &[0] };
+    let message = |attributes: &[Attribute<'_>]| evaluate(&[0.1], &[0], attributes).unwrap_err().to_string();
+    assert_eq!(message(&[race, race]), "two attributes are called race");
+    let groups = &["Asian", "Black", "Asian"];
+    assert_eq!(message(&[Attribute { groups, ..race }]), "two groups of the attribute race are called Asian");
 }

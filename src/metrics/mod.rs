@@ -12,7 +12,7 @@ pub use groups::{AttributeMetrics, GroupMetrics};
 
 use crate::error::{Error, Result};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One attribute of every sample, such as race.
 #[derive(Clone, Copy, Debug)]
@@ -53,8 +53,8 @@ pub struct Metrics {
 /// ```
 ///
 /// # Errors
-/// When there are no samples, lengths differ, a probability is not a number from 0 to 1, a label is neither 0 nor 1, or a group
-/// number is out of range.
+/// When there are no samples, lengths differ, a probability is not a number from 0 to 1, a label is neither 0 nor 1, a group
+/// number is out of range, or two attributes, or two groups of one, have the same name.
 pub fn evaluate(probability: &[f64], label: &[u8], attributes: &[Attribute<'_>]) -> Result<Metrics> {
     check(probability, label, attributes)?;
     let called: Vec<bool> = probability.iter().map(|&p| p >= 0.5).collect();
@@ -65,16 +65,13 @@ pub fn evaluate(probability: &[f64], label: &[u8], attributes: &[Attribute<'_>])
         samples: overall.samples,
         positives: overall.positives,
         auc: overall.auc,
-        accuracy: called.iter().zip(label).filter(|(c, y)| **c == (**y == 1)).count() as f64 / label.len() as f64,
+        accuracy: overall.accuracy.ok_or_else(|| Error::Refused("there are no samples to measure".into()))?,
         attributes: attributes.iter().map(attribute).collect(),
     })
 }
 
 fn check(probability: &[f64], label: &[u8], attributes: &[Attribute<'_>]) -> Result<()> {
     let samples = label.len();
-    if samples == 0 {
-        return Err(Error::Refused("there are no samples to measure".into()));
-    }
     crate::error::expect_shape("the probabilities", &[samples], probability.len())?;
     let bad = |what, expected: &str, index, got: String| Err(Error::Value { what, expected: expected.into(), index, got });
     if let Some(i) = probability.iter().position(|p| !(0.0..=1.0).contains(p)) {
@@ -83,7 +80,13 @@ fn check(probability: &[f64], label: &[u8], attributes: &[Attribute<'_>]) -> Res
     if let Some(i) = label.iter().position(|&y| y > 1) {
         return bad("the labels", "0 or 1", i, label[i].to_string());
     }
+    if let Some(name) = repeated(attributes.iter().map(|a| a.name)) {
+        return Err(Error::Refused(format!("two attributes are called {name}")));
+    }
     for a in attributes {
+        if let Some(name) = repeated(a.groups.iter().copied()) {
+            return Err(Error::Refused(format!("two groups of the attribute {} are called {name}", a.name)));
+        }
         crate::error::expect_shape(format!("the attribute {}", a.name), &[samples], a.values.len())?;
         let known = |&v: &i8| v == -1 || usize::try_from(v).is_ok_and(|v| v < a.groups.len());
         if let Some(i) = a.values.iter().position(|v| !known(v)) {
@@ -92,4 +95,10 @@ fn check(probability: &[f64], label: &[u8], attributes: &[Attribute<'_>]) -> Res
         }
     }
     Ok(())
+}
+
+/// The first name that came before.
+fn repeated<'a>(mut names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let mut seen = BTreeSet::new();
+    names.find(|name| !seen.insert(*name))
 }
