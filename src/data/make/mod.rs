@@ -42,7 +42,7 @@ impl MakeConfig {
     }
 }
 
-/// Makes a data set in the layout that [`super::DataSet`] reads, in a new folder `out`, which appears when it is whole.
+/// Makes a data set in the layout that [`super::DataSet`] reads, in the folder `out`, which appears when it is whole; it must be new or empty.
 ///
 /// # Errors
 /// When a setting is out of its range, `out` holds anything already, or a file cannot be written.
