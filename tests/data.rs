@@ -3,7 +3,9 @@
 
 mod support;
 
-use fair_moe::data::{DataSet, Image, MakeConfig, Split, check, make, preprocess, preprocess_grey, tokenize, truncate_note};
+use fair_moe::data::{
+    DataSet, Image, MakeConfig, Problem, Split, check, make, preprocess, preprocess_grey, tokenize, truncate_note,
+};
 use proptest::prelude::*;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -114,6 +116,10 @@ fn oversized_arrays_are_refused() {
         (npy(&image(&format!("({}", "(".repeat(60))), &[0; 9]), "not that of a plain array"),
         (npy(&image("(3,)"), &[0; 9]), "must have the shape [height, width]"),
         (npy(&image("(0, 3)"), &[]), "is empty"),
+        (npy(&image("(2, 2)"), &[7; 4]), "shows nothing: every pixel is 7"),
+        (npy(&image("(2, 2)"), &[0, 1, 0, 1]), "must have values from 0 to 255, but has 0 to 1"),
+        (npy("{'descr': '<i2', 'fortran_order': False, 'shape': (1, 2), }", &[0, 0, 0, 1]), "but has 0 to 256"),
+        (npy("{'descr': '<f16', 'fortran_order': False, 'shape': (1, 1), }", &[0; 16]), "these are <f16"),
         (npy("{'descr': '<c8', 'fortran_order': False, 'shape': (1, 1), }", &[0; 8]), "these are <c8"),
         (npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1, 1), }", &f32::NAN.to_le_bytes()), "pixel 0 is NaN"),
         (b"\x93NUMPY\x01\0\xff\xff{}".to_vec(), "no npy file"),
@@ -125,7 +131,35 @@ fn oversized_arrays_are_refused() {
         replace_array(&path, "slo_fundus", &npy);
         let message = DataSet::open(copy.path()).unwrap().image(Split::Training, 0).unwrap_err().to_string();
         assert!(message.contains(why), "{message}");
+        // Whoever reads it, it is refused for the same reason.
+        let report = check(copy.path()).unwrap();
+        assert!(report.problems.iter().any(|p| p.file == "Training/data_00001.npz" && p.why.contains(why)), "{why}");
     }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_is_no_file() {
+    let copy = copy();
+    let pipe = copy.path().join("Training/data_00000.npz");
+    assert!(std::process::Command::new("mkfifo").arg(pipe).status().unwrap().success());
+    let is_it = |p: &Problem| p.to_string() == "Training/data_00000.npz: this is no file";
+    assert!(check(copy.path()).unwrap().problems.iter().any(is_it));
+    assert!(DataSet::open(copy.path()).unwrap().problems().iter().any(is_it));
+}
+
+/// Tables name a file with or without its ending, and the ending is the same in capitals.
+#[test]
+fn an_ending_in_capitals() {
+    let copy = copy();
+    let path = |name: &str| copy.path().join("Training").join(name);
+    fs::rename(path("data_00001.npz"), path("data_00001.NPZ")).unwrap();
+    let set = DataSet::open(copy.path()).unwrap();
+    let first = &set.samples(Split::Training)[0];
+    assert_eq!(first.file, "data_00001.NPZ");
+    assert!(first.note.as_ref().unwrap().starts_with("Cup-to-disc"));
+    let problems = |folder: &Path| check(folder).unwrap().problems.iter().filter(|p| p.file.contains("00001")).count();
+    assert_eq!(problems(copy.path()), problems(&recorded()));
 }
 
 /// Rewrites an npz file with another array in the place of one, deflated.
@@ -290,6 +324,15 @@ fn check_on_the_command_line() {
     assert!(code == Some(1) && report.contains("it holds no slo_fundus") && error.lines().count() == 1, "{report}{error}");
     let (code, report, error) = fair_moe(&["make", "--out", made]);
     assert_eq!((code, &*report, error.lines().count()), (Some(1), "", 1));
+}
+
+#[test]
+fn making_here() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut fair_moe = std::process::Command::new(env!("CARGO_BIN_EXE_fair-moe"));
+    let output = fair_moe.current_dir(&folder).args(["data", "make", "--out", ".", "--samples", "10"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(contents(folder.path()).len(), 12);
 }
 
 /// Gives a file other bytes, and the same time of change.

@@ -12,8 +12,8 @@ use std::time::UNIX_EPOCH;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
-/// Counts up with every change of what preprocessing gives, or of this file's format.
-const VERSION: u32 = 1;
+/// Counts up with every change of what preprocessing gives or refuses, or of this file's format.
+const VERSION: u32 = 2;
 
 /// What the images were made from.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]

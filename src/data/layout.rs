@@ -2,7 +2,7 @@
 
 use super::Split;
 use super::notes;
-use super::table::Table;
+use super::table::{Table, without_npz};
 use crate::error::{Error, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -36,7 +36,7 @@ impl Layout {
     /// The names of a split's npz files, sorted.
     pub(super) fn files(&self, split: Split) -> Result<Vec<String>> {
         let mut files = names(&self.folders[split as usize])?;
-        files.retain(|name| name.to_lowercase().ends_with(".npz"));
+        files.retain(|name| without_npz(name).is_some());
         Ok(files)
     }
 }

@@ -5,8 +5,9 @@
 //! ROOT/gpt-4_summarized_notes.csv     or gpt4_summarized_notes.csv: first column the file's name, third its note
 //! ROOT/Training  ROOT/Validation  ROOT/Test (or Testing)     data_XXXXX.npz
 //! ```
-//! An npz file holds `slo_fundus` (a grey image, [height, width], values as 0 to 255) and, as single numbers, `glaucoma` (0 or 1),
-//! `race`, `gender`, `ethnicity` and `language` (-1: unknown); whatever else it holds is not read.
+//! An npz file holds `slo_fundus` (a grey image, [height, width], values from 0 to 255, not all the same and not all within 0 to 1)
+//! and, as single numbers, `glaucoma` (0 or 1), `race`, `gender`, `ethnicity` and `language` (-1: unknown); whatever else it holds
+//! is not read. Numbers are integers of up to 64 bits, floats of 16, 32 or 64 bits (NumPy's long double is refused) or bools.
 
 mod cache;
 mod check;

@@ -2,7 +2,7 @@
 
 use half::f16;
 use npyz::{DType, Deserialize, NpyFile, Order, TypeChar};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufReader, Read};
 use std::path::Path;
 use zip::{ZipArchive, result::ZipError};
@@ -24,6 +24,10 @@ pub(super) struct Numbers {
 
 impl Npz {
     pub(super) fn open(path: &Path) -> Result<Self, Fault> {
+        // Before it is opened: to open a pipe is to wait for whoever writes to it.
+        if !fs::metadata(path).map_err(|e| e.to_string())?.is_file() {
+            return Err("this is no file".into());
+        }
         let file = File::open(path).map_err(|e| e.to_string())?;
         ZipArchive::new(BufReader::new(file)).map(Npz).map_err(|e| format!("this is no whole npz file: {e}"))
     }

@@ -77,7 +77,7 @@ fn whole(npz: &mut Npz, name: &str, least: i8, most: i8) -> Result<i8, Fault> {
     }
 }
 
-/// The image in one npz file.
+/// The image in one npz file, which shows something, in grey levels from 0 to 255.
 pub(super) fn read_image(path: &Path) -> Result<Image, Fault> {
     let image = Npz::open(path)?.numbers(IMAGE)?;
     let [height, width] = image.shape[..] else {
@@ -86,8 +86,15 @@ pub(super) fn read_image(path: &Path) -> Result<Image, Fault> {
     if let Some(i) = image.values.iter().position(|v| !v.is_finite()) {
         return Err(format!("{IMAGE} must hold numbers, but pixel {i} is {}", image.values[i]));
     }
+    let (least, most) = image.values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, m), &v| (l.min(v), m.max(v)));
     if image.values.is_empty() {
         return Err(format!("{IMAGE} is empty"));
+    }
+    if least == most {
+        return Err(format!("{IMAGE} shows nothing: every pixel is {least}"));
+    }
+    if least < 0.0 || most > 255.0 || most <= 1.0 {
+        return Err(format!("{IMAGE} must have values from 0 to 255, but has {least} to {most}"));
     }
     Ok(Image { height, width, pixels: image.values.into_iter().map(|v| v as f32).collect() })
 }

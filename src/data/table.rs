@@ -18,7 +18,7 @@ impl Table {
         let mut reader = csv::ReaderBuilder::new().flexible(true).from_path(path).map_err(failed)?;
         let columns = reader.byte_headers().map_err(failed)?.clone();
         let first = text(&columns, 0).to_lowercase();
-        if !first.contains("file") || first.ends_with(".npz") {
+        if !first.contains("file") || without_npz(&first).is_some() {
             return Err(Error::file(
                 path,
                 format!("the first line must name the columns, filename first, but begins with {first:?}"),
@@ -48,7 +48,13 @@ fn text(row: &csv::ByteRecord, column: usize) -> Cow<'_, str> {
     String::from_utf8_lossy(row.get(column).unwrap_or_default().trim_ascii())
 }
 
-/// What a file is called in tables: its name, without the `.npz` that some tables leave out.
+/// What a file is called in tables: its name, without the `.npz` (in whatever case) that some tables leave out.
 pub(super) fn stem(file: &str) -> &str {
-    file.strip_suffix(".npz").unwrap_or(file)
+    without_npz(file).unwrap_or(file)
+}
+
+/// The name of an npz file without its ending; none of any other file.
+pub(super) fn without_npz(file: &str) -> Option<&str> {
+    let (name, ending) = file.split_at_checked(file.len().checked_sub(4)?)?;
+    ending.eq_ignore_ascii_case(".npz").then_some(name)
 }
