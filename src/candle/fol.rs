@@ -13,7 +13,7 @@ pub struct GateTensor {
     pub weights: Tensor,
     /// The order of its rows.
     pub layout: Layout,
-    /// [rows]: false leaves a row out of the dispersion.
+    /// `[rows]`: false leaves a row out of the dispersion.
     pub row_mask: Option<Vec<bool>>,
 }
 
@@ -35,7 +35,7 @@ pub enum TensorGroups<'a> {
     Separate(&'a [FolInput]),
     /// In the batch itself.
     Ids {
-        /// [B], each from 0 to `count` - 1, or -1.
+        /// `[B]`, each from 0 to `count` - 1, or -1.
         ids: &'a [i64],
         /// G.
         count: usize,

@@ -37,7 +37,7 @@ pub struct Encoded {
     pub embedding: Tensor,
     /// Final weights of the token mixture [B, T, E] and of the feature mixture [1, B, E]; none in a plain CLIP.
     pub gates: Option<[GateTensor; 2]>,
-    /// [B · T]: true up to and including a text's end token; none for images.
+    /// `[B · T]`: true up to and including a text's end token; none for images.
     pub text_rows: Option<Vec<bool>>,
 }
 

@@ -22,7 +22,7 @@ pub struct AdamConfig {
 
 /// Moments of every parameter, f32, in the order of their names.
 #[derive(Clone, Debug)]
-pub struct Adam {
+pub(super) struct Adam {
     config: AdamConfig,
     steps: u64,
     moments: BTreeMap<String, [Vec<f32>; 2]>,

@@ -13,7 +13,7 @@ mod table;
 mod texts;
 mod trainer;
 
-pub use adam::{Adam, AdamConfig};
+pub use adam::AdamConfig;
 pub use evaluate::evaluate;
 pub use run::{Outcome, Run, Source};
 pub use saved::{Card, Fair, SavedModel};

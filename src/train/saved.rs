@@ -36,7 +36,7 @@ pub struct SavedModel {
     /// The model.
     pub clip: Clip,
     /// The tokens that it knows.
-    pub vocabulary: Vocabulary,
+    pub(super) vocabulary: Vocabulary,
 }
 
 /// Stands in files for [`Vocabulary`]: CLIP's token ids, one for each row of the token table.
