@@ -63,8 +63,10 @@ pub fn replay(mut case: Case, dtype: DType) -> Result<Results> {
     computed.keep_wanted(&case)
 }
 
-/// Refuses work with a buffer of these many `T` if this machine has no room for it: settings can ask for far more than the file holds.
+/// Refuses work with a buffer of these many `T` if this machine has no room for it and its copies on the way to a file: settings can
+/// ask for far more than the file holds.
 fn check_room<T>(what: &'static str, sizes: &[usize]) -> Result<()> {
-    let reserved = Vec::<T>::new().try_reserve_exact(product(what, sizes)?);
+    const COPIES: usize = 8;
+    let reserved = Vec::<T>::new().try_reserve_exact(product(what, &[sizes, &[COPIES]].concat())?);
     reserved.map_err(|_| Error::Refused(format!("{what}, of shape {sizes:?}, has no room in this machine's memory")))
 }

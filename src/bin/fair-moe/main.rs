@@ -61,7 +61,7 @@ fn main() -> ExitCode {
     let result = match Cli::try_parse() {
         Ok(cli) => cli.command.run(&mut out),
         Err(usage) if usage.use_stderr() => {
-            output::complain(usage.render().to_string().trim_end());
+            output::complain(sentence(&usage.render().to_string()));
             return ExitCode::from(2);
         }
         Err(help) => write!(out, "{}", help.render()).map_err(output::failed),
@@ -74,4 +74,10 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The first paragraph of a message on one line: what is wrong, without the advice behind it.
+fn sentence(message: &str) -> String {
+    let first = message.split("\n\n").next().unwrap_or(message);
+    first.split_whitespace().collect::<Vec<_>>().join(" ")
 }
