@@ -165,3 +165,28 @@ fn every_parameter_of_a_fair_moe_gets_a_gradient() {
         assert!(gradient.iter().any(|g| *g != 0.0), "{name} has a gradient of zero");
     }
 }
+
+#[test]
+fn a_sample_is_encoded_alone_as_among_others() {
+    // So large that samples pass the towers a few at a time.
+    let tower = TowerConfig { width: 16, layers: 2, heads: 4 };
+    let config = ClipConfig { vision: tower, text: tower, ..ClipConfig::tiny(77, 20) };
+    let mixtures = Mixtures::preset(Preset::Paper, &config, 3);
+    let weights = Weights::init(&config, Some(&mixtures), DType::F64, 5).unwrap();
+    let clip = Clip::new(config, Some(&mixtures), weights).unwrap();
+    let numbers: Vec<f64> = (0..5 * 3 * 64 * 64).map(|i| (i as f64 * 0.37).sin()).collect();
+    let pixels = Tensor::from_vec(numbers, (5, 3, 64, 64), &Device::Cpu).unwrap();
+    let ids: Vec<Vec<u32>> =
+        (0..5).map(|b| (0..77).map(|t| if t == 20 * b { 19 } else { (3 * b + t) as u32 % 19 }).collect()).collect();
+    let all = clip.forward(&pixels, &ids).unwrap();
+    for b in 0..5 {
+        let one = clip.forward(&pixels.narrow(0, b, 1).unwrap(), &ids[b..=b]).unwrap();
+        for (one, all) in [(&one.image, &all.image), (&one.text, &all.text)] {
+            let same = |what: &str, one: &Tensor, all: Tensor| assert_close(what, &values(one), &values(&all), 1e-12);
+            same("embedding", &one.embedding, all.embedding.narrow(0, b, 1).unwrap());
+            let ([token, feature], [tokens, features]) = (one.gates.as_ref().unwrap(), all.gates.as_ref().unwrap());
+            same("token gate", &token.weights, tokens.weights.narrow(0, b, 1).unwrap());
+            same("feature gate", &feature.weights, features.weights.narrow(1, b, 1).unwrap());
+        }
+    }
+}

@@ -135,6 +135,7 @@ impl fmt::Display for Settings {
         for (name, value) in settings {
             writeln!(f, "  {name:<18} {}", value.to_string().replace('"', ""))?;
         }
+        writeln!(f, "  {:<18} the epoch with the highest validation AUC", "selected")?;
         writeln!(f, "  {:<18} ids in the one batch: groups cost no forward passes of their own", "groups")
     }
 }

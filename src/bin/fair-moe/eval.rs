@@ -21,5 +21,5 @@ pub struct Args {
 
 pub fn run(args: Args, out: &mut dyn Write) -> Result<()> {
     let metrics = evaluate(&args.checkpoint, &args.data, &args.out)?;
-    say!(out, "{}", comparison(&[("", &metrics)]).trim_end())
+    say!(out, "{}", comparison(&[("model", &metrics)]).trim_end())
 }
