@@ -33,17 +33,6 @@ pub fn moe_forward<T: Element>(
     if small::goes_wide::<T>(config, input) {
         return small::forward(config, parameters, input, y, routing, saved);
     }
-    forward(config, parameters, input, y, routing, saved)
-}
-
-fn forward<T: Element>(
-    config: &MoeConfig,
-    parameters: &Parameters<&[T]>,
-    input: &MoeInput<'_, T>,
-    y: &mut [T],
-    routing: &mut Routing<T::Wide>,
-    saved: Option<(&mut Vec<T>, &mut Vec<T>)>,
-) -> Result<()> {
     gate::forward(config, parameters, input, routing);
     route::forward(config, input, routing)?;
     let outputs = experts::forward(config, parameters, input, routing, saved);
@@ -66,25 +55,11 @@ pub fn moe_backward<T: Element, G: Element>(
     if small::goes_wide::<T>(config, input) {
         return small::backward(config, parameters, input, upstream, dx, gradients, mode);
     }
-    backward(config, parameters, input, state, upstream, dx, gradients, mode);
-    Ok(())
-}
-
-#[allow(clippy::too_many_arguments, reason = "what the public function takes")]
-fn backward<T: Element, G: Element>(
-    config: &MoeConfig,
-    parameters: &Parameters<&[T]>,
-    input: &MoeInput<'_, T>,
-    state: &MoeState<T>,
-    upstream: &Upstream<'_, T>,
-    dx: &mut [T],
-    gradients: &mut Parameters<&mut [G]>,
-    mode: GradientMode,
-) {
     let experts = experts::backward(config, parameters, input, state, upstream.dy, gradients, mode);
     let dlogits = route::backward(config, &state.routing, upstream, &experts.dpair);
     let dgate = gate::backward(config, parameters, input, &state.routing, &dlogits, gradients, mode);
     combine::backward(config, input, &state.routing, experts.dx.get(), dgate.get(), upstream.dy, dx);
+    Ok(())
 }
 
 /// Exact; no copy where the type is wide already.

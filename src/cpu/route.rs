@@ -86,11 +86,11 @@ fn list_pairs<T: Element>(config: &MoeConfig, input: &MoeInput<'_, T>, routing: 
     routing.expert_offsets.clone_from(&next);
     routing.pair_row.resize(next[experts], 0);
     routing.pair_weight.resize(next[experts], T::Wide::ZERO);
-    for choice in (0..routing.row_pairs.len()).filter(|&c| routing.row_pairs[c] != NO_PAIR).collect::<Vec<_>>() {
+    for (choice, row_pair) in routing.row_pairs.iter_mut().enumerate().filter(|(_, pair)| **pair != NO_PAIR) {
         let (row, e) = (choice / k, routing.chosen[choice] as usize);
         let pair = next[e];
         next[e] += 1;
-        routing.row_pairs[choice] = pair as u32;
+        *row_pair = pair as u32;
         routing.pair_row[pair] = row as u32;
         routing.pair_weight[pair] = routing.weights[row * experts + e];
     }

@@ -3,7 +3,7 @@
 //! Products of half-precision matrices come rounded out of the GEMM. Over the thousands of terms of a real layer that averages out;
 //! over a few dozen it does not, and the gate's gradient, a difference of such sums, would lose its first digits.
 
-use super::{backward as backward_in, forward as forward_in, widen};
+use super::{moe_backward, moe_forward, widen};
 use crate::config::MoeConfig;
 use crate::dtype::Element;
 use crate::error::Result;
@@ -45,7 +45,7 @@ pub fn forward<T: Element>(
     let (parameters, x) = (parameters_in(parameters), widen(input.x));
     let (mut wide_y, mut inner, mut glu) = (vec![T::Wide::default(); y.len()], vec![], vec![]);
     let wide_saved = saved.is_some().then_some((&mut inner, &mut glu));
-    forward_in(config, &parameters.as_slices(), &input_in(input, &x), &mut wide_y, routing, wide_saved)?;
+    moe_forward(config, &parameters.as_slices(), &input_in(input, &x), &mut wide_y, routing, wide_saved)?;
     narrow(&wide_y, y);
     if let Some((to_inner, to_glu)) = saved {
         for (wide, to) in [(&inner, to_inner), (&glu, to_glu)] {
@@ -70,10 +70,10 @@ pub fn backward<T: Element, G: Element>(
     let (parameters, input) = (parameters.as_slices(), input_in(input, &x));
     let (mut state, mut wide) = (MoeState::default(), vec![T::Wide::default(); dx.len()]);
     let MoeState { routing, inner, glu } = &mut state;
-    forward_in(config, &parameters, &input, &mut wide, routing, Some((inner, glu)))?;
+    moe_forward(config, &parameters, &input, &mut wide, routing, Some((inner, glu)))?;
     let Upstream { dweights, dprobabilities, dlogits, .. } = *upstream;
     let upstream = Upstream { dy: &dy, dweights, dprobabilities, dlogits };
-    backward_in(config, &parameters, &input, &state, &upstream, &mut wide, gradients, mode);
+    moe_backward(config, &parameters, &input, &state, &upstream, &mut wide, gradients, mode)?;
     narrow(&wide, dx);
     Ok(())
 }
