@@ -29,6 +29,8 @@ mod cpu;
 mod dtype;
 mod error;
 mod fol;
+#[cfg(any(feature = "cuda", feature = "emulate"))]
+pub mod gpu;
 mod moe;
 mod parameters;
 pub mod reference;

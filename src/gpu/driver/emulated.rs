@@ -1,0 +1,268 @@
+//! The kernels on the CPU, compiled as C++ from the same sources. The seed chooses the order in which threads run, and the mode
+//! when asynchronous copies land, so that a missing barrier shows. Device memory is host memory between pages that fault, and a launch
+//! has ended when it returns.
+
+// SAFETY: the C interface of kernels/host: handles are checked there or here; addresses are the callers' promise, as `Driver` says.
+#![allow(unsafe_code)]
+
+use super::{Arch, Driver, Event, Facts, Graph, Kernel, Pointer, Shape, Stream};
+use crate::error::{Error, Result};
+use std::collections::HashMap;
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+unsafe extern "C" {
+    fn emulate_launch(kernel: *const c_char, grid: *const u32, shared_bytes: usize, args: *const c_void) -> c_int;
+    fn emulate_error() -> *const c_char;
+    fn emulate_configure(os_threads: u32, seed: u64, mode: c_int);
+    fn emulate_malloc(bytes: usize) -> *mut c_void;
+    fn emulate_free(at: *mut c_void) -> c_int;
+    fn emulate_kernel(number: c_int, name: *mut *const c_char, threads: *mut u32, args_bytes: *mut usize) -> c_int;
+    static fair_moe_layout: c_void;
+}
+
+/// How it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// 0: threads in order; 1: in reverse; else shuffled by it.
+    pub seed: u64,
+    /// 0: a copy lands at once; 1: as late as it may; 2: at random.
+    pub mode: u32,
+    /// Threads of the host that run blocks; 0: as many as it has.
+    pub workers: u32,
+    /// Whose kernels are launched.
+    pub arch: Arch,
+    /// How many multiprocessors the device says it has. Few: a persistent block then sees several tiles.
+    pub multiprocessors: u32,
+}
+
+impl Settings {
+    /// The mode follows from the seed, so that three seeds in a row have all of them.
+    pub fn new(seed: u64, arch: Arch) -> Self {
+        Self { seed, mode: (seed % 3) as u32, workers: 0, arch, multiprocessors: 3 }
+    }
+}
+
+/// An emulated device.
+#[derive(Debug)]
+pub struct Emulated {
+    settings: Settings,
+    facts: Facts,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    last: u64,
+    /// What each capturing stream has recorded.
+    capturing: HashMap<u64, Vec<Recorded>>,
+    graphs: HashMap<u64, Vec<Recorded>>,
+    events: HashMap<u64, Instant>,
+}
+
+#[derive(Clone, Debug)]
+struct Recorded {
+    kernel: &'static Kernel,
+    shape: Shape,
+    /// The arguments, in words of the alignment that they need.
+    args: Vec<Words>,
+}
+
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug)]
+struct Words(std::mem::MaybeUninit<[u8; 64]>);
+
+impl Emulated {
+    /// A device that runs as `settings` say.
+    pub fn new(settings: Settings) -> Self {
+        let facts = Facts {
+            name: format!("emulated (seed {}, mode {})", settings.seed, settings.mode),
+            arch: settings.arch,
+            multiprocessors: settings.multiprocessors,
+            shared_bytes: match settings.arch.0 {
+                80 => 163 << 10,
+                90 | 100 => 227 << 10,
+                _ => 99 << 10,
+            },
+            memory_bytes: 0,
+            cache_bytes: 0,
+            driver: 0,
+        };
+        Self { settings, facts, state: Mutex::default() }
+    }
+
+    /// (name, threads, bytes of arguments) of every kernel that was compiled in.
+    pub fn compiled() -> Vec<(String, u32, usize)> {
+        let one = |number| {
+            let (mut name, mut threads, mut bytes) = (std::ptr::null(), 0, 0);
+            // SAFETY: three places to write to; the name is a constant of the library.
+            let found = unsafe { emulate_kernel(number, &mut name, &mut threads, &mut bytes) } != 0;
+            found.then(|| (unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned(), threads, bytes))
+        };
+        (0..).map_while(one).collect()
+    }
+
+    /// Sizes and offsets of the argument structs as the C++ compiler sees them, in the order of [`crate::gpu::args::LAYOUT`].
+    pub fn layout() -> Vec<usize> {
+        let count = crate::gpu::args::LAYOUT.len();
+        // SAFETY: the build writes both tables from one list.
+        let table = unsafe { std::slice::from_raw_parts((&raw const fair_moe_layout).cast::<u64>(), count) };
+        table.iter().map(|&offset| offset as usize).collect()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Refuses what a GPU refuses while it captures.
+    fn not_capturing(&self, what: &str) -> Result<()> {
+        match self.state().capturing.is_empty() {
+            true => Ok(()),
+            false => Err(Error::Refused(format!("{what} while launches are being captured"))),
+        }
+    }
+
+    fn next(&self) -> u64 {
+        let mut state = self.state();
+        state.last += 1;
+        state.last
+    }
+
+    fn run(&self, kernel: &Kernel, shape: Shape, args: *const u8) -> Result<()> {
+        if shape.shared_bytes > self.facts.shared_bytes {
+            let why = format!("{} bytes of shared memory, where a block has {}", shape.shared_bytes, self.facts.shared_bytes);
+            return Err(Error::Refused(format!("{} cannot be launched with {why}", kernel.name)));
+        }
+        let name = CString::new(kernel.name).map_err(|_| Error::Refused("a kernel's name holds a 0".into()))?;
+        let s = &self.settings;
+        // SAFETY: `args` is the struct that the kernel takes; what its addresses hold is the caller's promise.
+        let failed = unsafe {
+            emulate_configure(s.workers, s.seed, s.mode as c_int);
+            emulate_launch(name.as_ptr(), shape.grid.as_ptr(), shape.shared_bytes as usize, args.cast()) != 0
+        };
+        if !failed {
+            return Ok(());
+        }
+        // SAFETY: the text stands until this thread's next launch.
+        let why = unsafe { CStr::from_ptr(emulate_error()) }.to_string_lossy().into_owned();
+        Err(Error::Refused(why))
+    }
+}
+
+impl Driver for Emulated {
+    fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    fn new_stream(&self) -> Result<Stream> {
+        Ok(Stream(self.next()))
+    }
+
+    fn end_stream(&self, stream: Stream) {
+        self.state().capturing.remove(&stream.0);
+    }
+
+    fn synchronise(&self, _: Stream) -> Result<()> {
+        self.not_capturing("a wait")
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<Pointer> {
+        self.not_capturing("an allocation")?;
+        // SAFETY: no precondition.
+        let at = unsafe { emulate_malloc(bytes) } as Pointer;
+        if at == 0 { Err(Error::Refused(format!("there is no room for {bytes} bytes"))) } else { Ok(at) }
+    }
+
+    fn free(&self, at: Pointer) -> Result<()> {
+        // SAFETY: the library knows its buffers, and refuses an address that is none.
+        match unsafe { emulate_free(at as *mut c_void) } {
+            0 => Ok(()),
+            1 => Err(Error::Refused("a kernel wrote beside a buffer".into())),
+            _ => Err(Error::Refused(format!("{at:#x} is no buffer"))),
+        }
+    }
+
+    unsafe fn fill(&self, _: Stream, at: Pointer, value: u8, bytes: usize) -> Result<()> {
+        self.not_capturing("a fill from the host")?;
+        // SAFETY: the caller's promise.
+        unsafe { std::ptr::write_bytes(at as *mut u8, value, bytes) };
+        Ok(())
+    }
+
+    unsafe fn write(&self, _: Stream, to: Pointer, from: &[u8]) -> Result<()> {
+        self.not_capturing("a copy from the host")?;
+        // SAFETY: the caller's promise.
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to as *mut u8, from.len()) };
+        Ok(())
+    }
+
+    unsafe fn read(&self, _: Stream, from: Pointer, to: &mut [u8]) -> Result<()> {
+        self.not_capturing("a copy to the host")?;
+        // SAFETY: the caller's promise.
+        unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to.as_mut_ptr(), to.len()) };
+        Ok(())
+    }
+
+    fn prepare(&self, _: &[&'static Kernel]) -> Result<()> {
+        Ok(())
+    }
+
+    unsafe fn launch_raw(&self, stream: Stream, kernel: &'static Kernel, shape: Shape, args: *const u8) -> Result<()> {
+        if let Some(recorded) = self.state().capturing.get_mut(&stream.0) {
+            let mut words = vec![Words(std::mem::MaybeUninit::uninit()); kernel.args_bytes.div_ceil(64)];
+            // SAFETY: the struct has `args_bytes` bytes, and as many are there.
+            unsafe { std::ptr::copy_nonoverlapping(args, words.as_mut_ptr().cast::<u8>(), kernel.args_bytes) };
+            recorded.push(Recorded { kernel, shape, args: words });
+            return Ok(());
+        }
+        self.run(kernel, shape, args)
+    }
+
+    fn begin_capture(&self, stream: Stream) -> Result<()> {
+        self.state().capturing.insert(stream.0, vec![]);
+        Ok(())
+    }
+
+    fn end_capture(&self, stream: Stream) -> Result<Graph> {
+        let graph = self.next();
+        let mut state = self.state();
+        let recorded = state.capturing.remove(&stream.0).ok_or_else(|| Error::Refused("this stream was not capturing".into()))?;
+        state.graphs.insert(graph, recorded);
+        Ok(Graph(graph))
+    }
+
+    fn graph_kernels(&self, graph: &Graph) -> Vec<&'static str> {
+        self.state().graphs.get(&graph.0).into_iter().flatten().map(|recorded| recorded.kernel.name).collect()
+    }
+
+    fn replay(&self, _: Stream, graph: &Graph) -> Result<()> {
+        let recorded = self.state().graphs.get(&graph.0).cloned();
+        let recorded = recorded.ok_or_else(|| Error::Refused("there is no such graph".into()))?;
+        recorded.iter().try_for_each(|r| self.run(r.kernel, r.shape, r.args.as_ptr().cast()))
+    }
+
+    fn end_graph(&self, graph: Graph) {
+        self.state().graphs.remove(&graph.0);
+    }
+
+    fn new_event(&self) -> Result<Event> {
+        Ok(Event(self.next()))
+    }
+
+    fn record(&self, _: Stream, event: &Event) -> Result<()> {
+        self.state().events.insert(event.0, Instant::now());
+        Ok(())
+    }
+
+    fn elapsed_ms(&self, from: &Event, to: &Event) -> Result<f32> {
+        let state = self.state();
+        let at =
+            |event: &Event| state.events.get(&event.0).ok_or_else(|| Error::Refused("an event that was not recorded".into()));
+        Ok(at(to)?.saturating_duration_since(*at(from)?).as_secs_f32() * 1e3)
+    }
+
+    fn end_event(&self, event: Event) {
+        self.state().events.remove(&event.0);
+    }
+}

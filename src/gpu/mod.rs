@@ -1,0 +1,31 @@
+//! The CUDA backend: the host side of every kernel, over one [`driver::Driver`] that a GPU or its emulation stands behind.
+//!
+//! Each stage is one file: check -> args -> launch. A stage knows the buffers that it reads and writes, never another stage.
+
+pub mod args;
+pub mod buffer;
+pub mod driver;
+pub mod kernels;
+
+use driver::{Driver, Shape, Stream};
+
+/// Where kernels are launched: a device, and a stream of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Queue<'a> {
+    /// The device.
+    pub driver: &'a dyn Driver,
+    /// The caller's stream: nothing is launched on another.
+    pub stream: Stream,
+}
+
+impl Queue<'_> {
+    /// Launches the kernel of that name.
+    ///
+    /// # Safety
+    /// As [`driver::launch`].
+    #[allow(unsafe_code)]
+    pub unsafe fn launch<A: args::Args>(&self, name: &str, shape: Shape, args: &A) -> crate::error::Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { driver::launch(self.driver, self.stream, name, shape, args) }
+    }
+}
