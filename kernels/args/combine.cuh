@@ -9,6 +9,7 @@ struct alignas(64) Combine {
   const int* shared_pairs;    // [N] the row's pair of the shared expert, -1: none; or none at all
   const float* plus;          // [N, D], or none
   const void* minus;          // [N, D] T, or none
+  const unsigned char* needed; // [N] 0: minus is not taken off that row; or none: it is off all
   void* out;                  // [N, D] T
   int64_t minus_stride, out_stride;   // elements from one row to the next
   int rows, width, top_k;     // N, D, K

@@ -27,7 +27,9 @@ struct alignas(64) GateBackwardRows {
   const void* fc2_weight;          // [E, H] T, or [E, D]
   float* dhidden;                  // [N, H]
   float* dx;                       // [N, D]
+  int* counters;                   // [tiles] set to 0: those of the parameters' gradients
   int rows, width, hidden_width, experts, activation;
+  int tiles;
 };
 
 // The gradients of the gate's own parameters, sums over all rows.
@@ -41,7 +43,7 @@ struct alignas(64) GateBackwardWeights {
   void* dfc2_weight;               // [E, H] or [E, D]
   void* dfc2_bias;                 // [E], or none
   float* parts;                    // workspace: what each split of the rows sums up
-  int* counters;                   // [tiles] arrivals of the splits; 0 before and after
+  int* counters;                   // [tiles] arrivals of the splits; 0 before
   int64_t x_stride;
   int rows, width, hidden_width, experts, activation;
   int gradient_f32;                // gradients are f32, else T
