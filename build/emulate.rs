@@ -39,6 +39,8 @@ pub fn compile(kernels: &Path, out: &Path, files: &[File], layout: &str) {
     let base = || {
         let mut build = cc::Build::new();
         build.cpp(true).std("c++17").opt_level(if sanitize.is_empty() { 2 } else { 1 }).include(kernels).warnings(false);
+        // Else the inline variables of two libraries in one process would be the same.
+        build.flag_if_supported("-fno-gnu-unique");
         build.flag("-Wno-unknown-pragmas").flag("-Wno-psabi").flag_if_supported("-ftrivial-auto-var-init=pattern");
         if !sanitize.is_empty() {
             build.flag(format!("-fsanitize={sanitize}")).flag("-g");
@@ -64,6 +66,8 @@ pub fn compile(kernels: &Path, out: &Path, files: &[File], layout: &str) {
         archive.object(out.join(format!("{stem}-{hash:016x}.o")));
     });
     // Kernels register themselves: nothing refers to their objects by name.
+    // Where the objects are, for who links them anew with one of them changed.
+    println!("cargo::rustc-env=FAIR_MOE_OBJECTS={}", out.display());
     archive.link_lib_modifier("+whole-archive").compile("fair_moe_kernels");
     for runtime in sanitize.split(',').filter(|s| !s.is_empty()) {
         // rustc links with -nodefaultlibs, which leaves out the runtime that -fsanitize would add.

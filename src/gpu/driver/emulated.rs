@@ -9,17 +9,62 @@ use super::{Arch, Driver, Event, Facts, Graph, Kernel, Pointer, Shape, Stream};
 use crate::error::{Error, Result};
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
-unsafe extern "C" {
-    fn emulate_launch(kernel: *const c_char, grid: *const u32, shared_bytes: usize, args: *const c_void) -> c_int;
-    fn emulate_error() -> *const c_char;
-    fn emulate_configure(os_threads: u32, seed: u64, mode: c_int);
-    fn emulate_malloc(bytes: usize) -> *mut c_void;
-    fn emulate_free(at: *mut c_void) -> c_int;
-    fn emulate_kernel(number: c_int, name: *mut *const c_char, threads: *mut u32, args_bytes: *mut usize) -> c_int;
-    static fair_moe_layout: c_void;
+mod linked {
+    use super::*;
+    unsafe extern "C" {
+        pub fn emulate_launch(kernel: *const c_char, grid: *const u32, shared_bytes: usize, args: *const c_void) -> c_int;
+        pub fn emulate_error() -> *const c_char;
+        pub fn emulate_configure(os_threads: u32, seed: u64, mode: c_int);
+        pub fn emulate_malloc(bytes: usize) -> *mut c_void;
+        pub fn emulate_free(at: *mut c_void) -> c_int;
+        pub fn emulate_kernel(number: c_int, name: *mut *const c_char, threads: *mut u32, args_bytes: *mut usize) -> c_int;
+        pub static fair_moe_layout: c_void;
+    }
+}
+
+/// The compiled kernels and what runs them.
+struct Library {
+    launch: unsafe extern "C" fn(*const c_char, *const u32, usize, *const c_void) -> c_int,
+    error: unsafe extern "C" fn() -> *const c_char,
+    configure: unsafe extern "C" fn(u32, u64, c_int),
+    malloc: unsafe extern "C" fn(usize) -> *mut c_void,
+    free: unsafe extern "C" fn(*mut c_void) -> c_int,
+}
+
+impl Library {
+    /// Those that were linked in; or, where `FAIR_MOE_EMULATION` names a shared library, its own: that is how a change to a kernel
+    /// is tried on every test without building the tests again.
+    fn get() -> Result<&'static Library> {
+        static LIBRARY: OnceLock<std::result::Result<Library, String>> = OnceLock::new();
+        let open = || match std::env::var_os("FAIR_MOE_EMULATION") {
+            Some(path) => Self::load(&path).map_err(|why| format!("{}: {why}", path.display())),
+            None => Ok(Self {
+                launch: linked::emulate_launch,
+                error: linked::emulate_error,
+                configure: linked::emulate_configure,
+                malloc: linked::emulate_malloc,
+                free: linked::emulate_free,
+            }),
+        };
+        LIBRARY.get_or_init(open).as_ref().map_err(|why| Error::Refused(why.clone()))
+    }
+
+    fn load(path: &std::ffi::OsStr) -> std::result::Result<Self, libloading::Error> {
+        // SAFETY: a library made from this crate's kernels, whose functions have these types. It is never unloaded.
+        unsafe {
+            let library = Box::leak(Box::new(libloading::Library::new(path)?));
+            Ok(Self {
+                launch: *library.get(b"emulate_launch")?,
+                error: *library.get(b"emulate_error")?,
+                configure: *library.get(b"emulate_configure")?,
+                malloc: *library.get(b"emulate_malloc")?,
+                free: *library.get(b"emulate_free")?,
+            })
+        }
+    }
 }
 
 /// How it runs.
@@ -97,7 +142,7 @@ impl Emulated {
         let one = |number| {
             let (mut name, mut threads, mut bytes) = (std::ptr::null(), 0, 0);
             // SAFETY: three places to write to; the name is a constant of the library.
-            let found = unsafe { emulate_kernel(number, &mut name, &mut threads, &mut bytes) } != 0;
+            let found = unsafe { linked::emulate_kernel(number, &mut name, &mut threads, &mut bytes) } != 0;
             found.then(|| (unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned(), threads, bytes))
         };
         (0..).map_while(one).collect()
@@ -107,7 +152,7 @@ impl Emulated {
     pub fn layout() -> Vec<usize> {
         let count = crate::gpu::args::LAYOUT.len();
         // SAFETY: the build writes both tables from one list.
-        let table = unsafe { std::slice::from_raw_parts((&raw const fair_moe_layout).cast::<u64>(), count) };
+        let table = unsafe { std::slice::from_raw_parts((&raw const linked::fair_moe_layout).cast::<u64>(), count) };
         table.iter().map(|&offset| offset as usize).collect()
     }
 
@@ -135,17 +180,17 @@ impl Emulated {
             return Err(Error::Refused(format!("{} cannot be launched with {why}", kernel.name)));
         }
         let name = CString::new(kernel.name).map_err(|_| Error::Refused("a kernel's name holds a 0".into()))?;
-        let s = &self.settings;
+        let (s, library) = (&self.settings, Library::get()?);
         // SAFETY: `args` is the struct that the kernel takes; what its addresses hold is the caller's promise.
         let failed = unsafe {
-            emulate_configure(s.workers, s.seed, s.mode as c_int);
-            emulate_launch(name.as_ptr(), shape.grid.as_ptr(), shape.shared_bytes as usize, args.cast()) != 0
+            (library.configure)(s.workers, s.seed, s.mode as c_int);
+            (library.launch)(name.as_ptr(), shape.grid.as_ptr(), shape.shared_bytes as usize, args.cast()) != 0
         };
         if !failed {
             return Ok(());
         }
         // SAFETY: the text stands until this thread's next launch.
-        let why = unsafe { CStr::from_ptr(emulate_error()) }.to_string_lossy().into_owned();
+        let why = unsafe { CStr::from_ptr((library.error)()) }.to_string_lossy().into_owned();
         Err(Error::Refused(why))
     }
 }
@@ -170,13 +215,13 @@ impl Driver for Emulated {
     fn allocate(&self, bytes: usize) -> Result<Pointer> {
         self.not_capturing("an allocation")?;
         // SAFETY: no precondition.
-        let at = unsafe { emulate_malloc(bytes) } as Pointer;
+        let at = unsafe { (Library::get()?.malloc)(bytes) } as Pointer;
         if at == 0 { Err(Error::Refused(format!("there is no room for {bytes} bytes"))) } else { Ok(at) }
     }
 
     fn free(&self, at: Pointer) -> Result<()> {
         // SAFETY: the library knows its buffers, and refuses an address that is none.
-        match unsafe { emulate_free(at as *mut c_void) } {
+        match unsafe { (Library::get()?.free)(at as *mut c_void) } {
             0 => Ok(()),
             1 => Err(Error::Refused("a kernel wrote beside a buffer".into())),
             _ => Err(Error::Refused(format!("{at:#x} is no buffer"))),
