@@ -42,7 +42,7 @@ grep '^{' "$out/step.txt" >"$out/peers.jsonl"
 
 if command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck synccheck initcheck; do
-        step "$tool" 120 compute-sanitizer --tool "$tool" --error-exitcode 9 "$binary" check --device cuda --dtype bf16 --case "paper"
+        step "$tool" 180 compute-sanitizer --tool "$tool" --error-exitcode 9 "$binary" check --device cuda --dtype bf16
     done
 else
     echo "compute-sanitizer: not here" | tee -a "$log"
