@@ -26,10 +26,10 @@ mod activation;
 pub mod check;
 pub mod config;
 mod cpu;
+mod device;
 mod dtype;
 mod error;
 mod fol;
-#[cfg(any(feature = "cuda", feature = "emulate"))]
 pub mod gpu;
 mod moe;
 mod parameters;
@@ -55,6 +55,7 @@ pub mod train;
 
 pub use config::{Activation, Capacity, CapacityScope, Experts, Gate, GateHidden, MoeConfig};
 pub use cpu::{contrast, moments, transport};
+pub use device::Device;
 pub use dtype::{DType, Element, Float};
 pub use error::{Error, Result};
 pub use fol::{

@@ -4,8 +4,10 @@
 
 pub mod args;
 pub mod buffer;
+pub mod carve;
 pub mod driver;
 pub mod kernels;
+pub mod session;
 
 use driver::{Driver, Shape, Stream};
 
