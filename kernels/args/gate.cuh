@@ -13,8 +13,8 @@ struct alignas(64) GateForward {
   float* logits;                   // [N, E]
   float* probabilities;            // [N, E]
   int* chosen;                     // [N, K] the likeliest first, ties to the lowest expert
-  float* weights;                  // [N, E] of chosen experts, before capacity; 0 elsewhere
-  int* counters;                   // [16] set to 0: route's
+  float* weights;                  // [N, E] of chosen experts, before capacity; -1 elsewhere
+  int* counters;                   // [16] set to 0: those of the route kernel
   int64_t x_stride;                // elements from one row of x to the next
   int rows, width, hidden_width, experts, top_k, activation, renormalise;
 };
@@ -42,7 +42,7 @@ struct alignas(64) GateBackwardWeights {
   void* dfc1_bias;                 // [H], or none
   void* dfc2_weight;               // [E, H] or [E, D]
   void* dfc2_bias;                 // [E], or none
-  float* parts;                    // workspace: what each split of the rows sums up
+  float* parts;                    // workspace [tiles, splits, 4096] what each split of the rows sums up; none for one split
   int* counters;                   // [tiles] arrivals of the splits; 0 before
   int64_t x_stride;
   int rows, width, hidden_width, experts, activation;

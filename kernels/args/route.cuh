@@ -4,10 +4,9 @@
 // Keeps in each (sample, expert), or each expert, the C largest weights; lists the kept pairs of needed rows.
 struct alignas(64) RouteForward {
   const int* chosen;               // [N, K]
-  const unsigned char* routed;     // [N] 0: not routed; or none
   const unsigned char* needed;     // [N] 0: its pairs are not listed; or none: all are
   const unsigned char* counted;    // [N] 0: left out of the columns' moments; or none
-  float* weights;                  // [N, E] in: of the chosen; out: 0 where dropped
+  float* weights;                  // [N, E] in: of the chosen, -1 elsewhere; out: 0 where not kept
   int* row_pairs;                  // [N, K] the pair of each choice, -1: dropped or not needed
   int* shared_pairs;               // [N] the row's pair of the shared expert, -1: not needed; none where there is no shared expert
   int* expert_offsets;             // [E + 2] where each expert's pairs begin; the shared expert's are the last
@@ -16,7 +15,7 @@ struct alignas(64) RouteForward {
   int* tiles;                      // count, then (expert, first pair) of every tile of `tile_rows` pairs; expert E is the shared one
   float* columns;                  // [B, E, 3] count, mean and M2 of each (sample, expert) column of the final weights; or none
   unsigned char* kept;             // workspace [N, E]
-  int* counts;                     // workspace [chunks of rows, E + 1]
+  int* counts;                     // workspace [3, blocks, E + 1]
   int* counters;                   // [16] 0 before
   int tokens, samples, token_stride, sample_stride;   // T, B; strides in rows
   int experts, top_k;

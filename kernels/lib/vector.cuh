@@ -1,0 +1,34 @@
+// 16 bytes of a row at a time: 4 f32, or 8 bf16 or f16.
+#pragma once
+#include "lib/ptx.cuh"
+
+template <class T> constexpr int kLanes = 16 / int(sizeof(T));
+
+PTX bool aligned_16(const void* p) { return uint64_t(p) % 16 == 0; }
+
+PTX void unpack(uint32_t word, float* to, float) { to[0] = __uint_as_float(word); }
+PTX void unpack(uint32_t word, float* to, bf16) {
+  to[0] = to_float(bf16{uint16_t(word & 0xffff)});
+  to[1] = to_float(bf16{uint16_t(word >> 16)});
+}
+PTX void unpack(uint32_t word, float* to, f16) {
+  to[0] = to_float(f16{uint16_t(word & 0xffff)});
+  to[1] = to_float(f16{uint16_t(word >> 16)});
+}
+PTX uint32_t pack(const float* from, float) { return __float_as_uint(from[0]); }
+PTX uint32_t pack(const float* from, bf16) { return pack_bf16(from[0], from[1]); }
+PTX uint32_t pack(const float* from, f16) { return pack_f16(from[0], from[1]); }
+
+template <class T> PTX void load_16(const T* from, float (&to)[kLanes<T>]) {
+  constexpr int n = kLanes<T> / 4;   // values of a word
+  uint4 v = *reinterpret_cast<const uint4*>(from);
+  unpack(v.x, to, T{});
+  unpack(v.y, to + n, T{});
+  unpack(v.z, to + 2 * n, T{});
+  unpack(v.w, to + 3 * n, T{});
+}
+
+template <class T> PTX void store_16(T* to, const float (&from)[kLanes<T>]) {
+  constexpr int n = kLanes<T> / 4;
+  *reinterpret_cast<uint4*>(to) = make_uint4(pack(from, T{}), pack(from + n, T{}), pack(from + 2 * n, T{}), pack(from + 3 * n, T{}));
+}
