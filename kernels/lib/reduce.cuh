@@ -2,12 +2,13 @@
 #pragma once
 #include "lib/ptx.cuh"
 
-// All lanes get the same bits.
-template <class T> PTX T warp_sum(T value) {
+// The sum over each run of `Lanes` lanes, a power of 2; the same bits in all of them.
+template <int Lanes, class T> PTX T lanes_sum(T value) {
 #pragma unroll
-  for (int apart = 16; apart > 0; apart /= 2) value += __shfl_xor_sync(~0u, value, apart);
+  for (int apart = Lanes / 2; apart > 0; apart /= 2) value += __shfl_xor_sync(~0u, value, apart);
   return value;
 }
+template <class T> PTX T warp_sum(T value) { return lanes_sum<32>(value); }
 
 // NaN only where all are.
 PTX float warp_max(float value) {
@@ -47,4 +48,19 @@ PTX Scan block_scan(int value) {
   }
   __syncthreads();
   return scan;
+}
+
+// Whether this block is the last of a one-dimensional grid to come here: then it sees what all others wrote before. The counter is 0
+// before and after.
+PTX bool last_block(int* counter) {
+  STATIC_SHARED(int, last, 1);
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    last[0] = atomicAdd(counter, 1) == int(gridDim.x) - 1;
+    if (last[0]) *counter = 0;
+  }
+  __syncthreads();
+  __threadfence();
+  return last[0] != 0;
 }

@@ -1,6 +1,8 @@
 //! What the tests share: recorded cases, and the measure of an error.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+#[cfg(feature = "emulate")]
+pub mod gpu;
 pub mod layer;
 pub mod loss;
 

@@ -1,0 +1,59 @@
+//! An emulated device for tests, and what is put there.
+
+use bytemuck::Pod;
+use fair_moe::Result;
+use fair_moe::gpu::Queue;
+use fair_moe::gpu::buffer::Buffer;
+use fair_moe::gpu::driver::emulated::{Emulated, Settings};
+use fair_moe::gpu::driver::{Arch, Driver, Stream};
+use std::sync::Arc;
+
+#[derive(Debug)]
+pub struct Gpu {
+    pub driver: Arc<dyn Driver>,
+    pub stream: Stream,
+}
+
+impl Gpu {
+    /// Two to four multiprocessors, as the seed says.
+    pub fn new(seed: u64) -> Self {
+        let settings = Settings { multiprocessors: 2 + (seed % 3) as u32, ..Settings::new(seed, Arch(80)) };
+        let driver: Arc<dyn Driver> = Arc::new(Emulated::new(settings));
+        let stream = driver.new_stream().unwrap();
+        Self { driver, stream }
+    }
+
+    /// Seeds 0 to 5.
+    pub fn seeds() -> impl Iterator<Item = Self> {
+        (0..6).map(Self::new)
+    }
+
+    /// Two of these, which differ from one `turn` to the next.
+    pub fn some(turn: u64) -> impl Iterator<Item = Self> {
+        [turn % 6, (turn + 3) % 6].into_iter().map(Self::new)
+    }
+
+    pub fn queue(&self) -> Queue<'_> {
+        Queue { driver: &*self.driver, stream: self.stream }
+    }
+
+    pub fn put<T: Pod>(&self, values: &[T]) -> Buffer<T> {
+        Buffer::from_slice(&self.driver, self.stream, values).unwrap()
+    }
+
+    pub fn new_of<T: Pod>(&self, len: usize) -> Buffer<T> {
+        Buffer::new(&self.driver, self.stream, len).unwrap()
+    }
+
+    /// Captures what `run` launches, runs it, and names it.
+    pub fn launches(&self, run: impl FnOnce() -> Result<()>) -> Vec<&'static str> {
+        self.driver.begin_capture(self.stream).unwrap();
+        let done = run();
+        let graph = self.driver.end_capture(self.stream).unwrap();
+        done.unwrap();
+        self.driver.replay(self.stream, &graph).unwrap();
+        let names = self.driver.graph_kernels(&graph);
+        self.driver.end_graph(graph);
+        names
+    }
+}
