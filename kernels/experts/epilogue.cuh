@@ -1,0 +1,48 @@
+#pragma once
+#include "experts/load.cuh"
+
+// What an epilogue reads and writes. The product's tile lies in shared memory as f32, so that each thread has four neighbouring columns of
+// a row, whichever engine computed it, and a warp's accesses are coalesced.
+namespace experts {
+constexpr int StagedStride = Tile + 8;           // in floats: 8 banks from row to row, so that fragments are stored without conflicts
+constexpr int StagedBytes = Tile * StagedStride * 4;
+
+PTX float4 operator+(float4 a, float4 b) { return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w}; }
+PTX float4 operator*(float4 a, float4 b) { return {a.x * b.x, a.y * b.y, a.z * b.z, a.w * b.w}; }
+PTX float4 operator*(float a, float4 b) { return {a * b.x, a * b.y, a * b.z, a * b.w}; }
+PTX float sum(float4 v) { return (v.x + v.y) + (v.z + v.w); }
+
+template <class T> PTX bool whole(const T* at, int left) { return left >= 4 && (reinterpret_cast<uint64_t>(at) & (4 * sizeof(T) - 1)) == 0; }
+
+PTX float4 load_four(const float* at) { return *reinterpret_cast<const float4*>(at); }
+template <class T> PTX float4 load_four(const T* at) {
+  const uint2 v = *reinterpret_cast<const uint2*>(at);
+  return {to_float(T{uint16_t(v.x)}), to_float(T{uint16_t(v.x >> 16)}), to_float(T{uint16_t(v.y)}), to_float(T{uint16_t(v.y >> 16)})};
+}
+PTX void store_four(float* at, float4 v) { *reinterpret_cast<float4*>(at) = v; }
+PTX uint2 pack_four(bf16, float4 v) { return {pack_bf16(v.x, v.y), pack_bf16(v.z, v.w)}; }
+PTX uint2 pack_four(f16, float4 v) { return {pack_f16(v.x, v.y), pack_f16(v.z, v.w)}; }
+template <class T> PTX void store_four(T* at, float4 v) { *reinterpret_cast<uint2*>(at) = pack_four(T{}, v); }
+
+// Up to four elements; zeros for those past `left`.
+template <class T> PTX float4 load_row(const T* at, int left) {
+  if (whole(at, left)) return load_four(at);
+  float4 v = {0, 0, 0, 0};
+  if (left > 0) v.x = to_float(at[0]);
+  if (left > 1) v.y = to_float(at[1]);
+  if (left > 2) v.z = to_float(at[2]);
+  if (left > 3) v.w = to_float(at[3]);
+  return v;
+}
+template <class T> PTX void store_row(T* at, int left, float4 v) {
+  if (whole(at, left)) return store_four(at, v);
+  if (left > 0) at[0] = narrow<T>(v.x);
+  if (left > 1) at[1] = narrow<T>(v.y);
+  if (left > 2) at[2] = narrow<T>(v.z);
+  if (left > 3) at[3] = narrow<T>(v.w);
+}
+template <class T> PTX float4 load_or_zeros(const T* at, int64_t offset, int left) {
+  if (!at) return {0, 0, 0, 0};
+  return load_row(at + offset, left);
+}
+}

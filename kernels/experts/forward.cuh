@@ -1,0 +1,98 @@
+#pragma once
+#include "experts/grouped.cuh"
+#include "experts/schedule.cuh"
+#include "lib/activation.cuh"
+
+// up: inner = x[row] fc1^T + b, hidden = act(inner); gated: also glu = x[row] glu^T + c, hidden = inner act(glu).
+// down: out = hidden fc2^T + b.
+namespace experts {
+struct Nothing {};
+
+// What the jobs of a tile of pairs have in common.
+struct OfPairs {
+  static constexpr bool Sums = false;
+  PairTile tile;
+  int rows, depth, segments, left;               // left: columns from this thread's first to the end of the product
+};
+
+template <class T, bool Gated> struct Up : OfPairs {
+  using Args = ExpertsUp;
+  using Fetched = Nothing;
+  static constexpr int Columns = Gated ? Tile / 2 : Tile;      // gated: 64 of fc1 and the same 64 of glu
+  const Args& p;
+  Operand<T, true, true> a;
+  Operand<T, true, false, Gated> b;
+  int64_t at;
+  float4 bias, glu_bias;
+
+  PTX explicit Up(const Args& p) : p(p) {}
+  PTX const T* weights(const void* experts, const void* shared, int64_t size) const {
+    return of_expert<const T>(experts, shared, tile.expert, p.experts, size);
+  }
+  PTX bool find(int number) {
+    if (!find_tile(p.pairs, number, p.expert_width, Columns, tile)) return false;
+    const ExpertWeights &w = p.experts_weights, &s = p.shared_weights;
+    const int64_t size = int64_t(p.expert_width) * p.width, before = int64_t(tile.column) * p.width;
+    a = {static_cast<const T*>(p.x), nullptr, p.x_stride, tile.rows, p.width, p.pairs.pair_row + tile.pair};
+    const T* glu = Gated ? weights(w.glu_weight, s.glu_weight, size) + before : nullptr;
+    b = {weights(w.fc1_weight, s.fc1_weight, size) + before, glu, p.width, p.expert_width - tile.column, p.width, nullptr};
+    rows = tile.rows, depth = p.width, segments = 1;
+    return true;
+  }
+  PTX void begin_rows(int column) {
+    const ExpertWeights &w = p.experts_weights, &s = p.shared_weights;
+    column += tile.column;
+    left = p.expert_width - column;
+    at = int64_t(tile.pair) * p.expert_width + column;
+    bias = load_or_zeros(weights(w.fc1_bias, s.fc1_bias, p.expert_width), column, left);
+    if (Gated) glu_bias = load_or_zeros(weights(w.glu_bias, s.glu_bias, p.expert_width), column, left);
+  }
+  PTX void fetch(int, Fetched&) const {}
+  PTX float4 act(float4 v) const {
+    return {activate(p.activation, v.x).value, activate(p.activation, v.y).value, activate(p.activation, v.z).value, activate(p.activation, v.w).value};
+  }
+  PTX void finish(int row, const float* staged, const Fetched&) const {
+    const int64_t to = at + int64_t(row) * p.expert_width;
+    const float4 inner = load_four(staged) + bias;
+    float4 hidden;
+    if (Gated) {
+      const float4 glu = load_four(staged + Columns) + glu_bias;
+      if (p.glu) store_row(static_cast<T*>(p.glu) + to, left, glu);
+      hidden = inner * act(glu);
+    } else {
+      hidden = act(inner);
+    }
+    if (p.inner) store_row(static_cast<T*>(p.inner) + to, left, inner);
+    store_row(static_cast<T*>(p.hidden) + to, left, hidden);
+  }
+};
+
+template <class T> struct Down : OfPairs {
+  using Args = ExpertsDown;
+  using Fetched = Nothing;
+  static constexpr int Columns = Tile;
+  const Args& p;
+  Operand<T, true, false> a, b;
+  T* out;
+  float4 bias;
+
+  PTX explicit Down(const Args& p) : p(p) {}
+  PTX bool find(int number) {
+    if (!find_tile(p.pairs, number, p.width, Columns, tile)) return false;
+    const int f = p.expert_width;
+    a = {static_cast<const T*>(p.hidden) + int64_t(tile.pair) * f, nullptr, f, tile.rows, f, nullptr};
+    const T* fc2 = of_expert<const T>(p.experts_weights.fc2_weight, p.shared_weights.fc2_weight, tile.expert, p.experts, int64_t(p.width) * f);
+    b = {fc2 + int64_t(tile.column) * f, nullptr, f, p.width - tile.column, f, nullptr};
+    rows = tile.rows, depth = f, segments = 1;
+    return true;
+  }
+  PTX void begin_rows(int column) {
+    column += tile.column;
+    left = p.width - column;
+    out = static_cast<T*>(p.out) + int64_t(tile.pair) * p.width + column;
+    bias = load_or_zeros(of_expert<const T>(p.experts_weights.fc2_bias, p.shared_weights.fc2_bias, tile.expert, p.experts, p.width), column, left);
+  }
+  PTX void fetch(int, Fetched&) const {}
+  PTX void finish(int row, const float* staged, const Fetched&) const { store_row(out + int64_t(row) * p.width, left, load_four(staged) + bias); }
+};
+}

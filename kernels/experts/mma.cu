@@ -1,0 +1,72 @@
+// experts, engine `mma`: bf16 and f16 products by mma.sync m16n8k16, see experts/grouped.cuh. Eight warps hold 64 by 32 of the tile each.
+#include "experts/forward.cuh"
+
+namespace experts {
+PTX void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, bf16) { mma_m16n8k16_bf16(d, a, b0, b1); }
+PTX void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, f16) { mma_m16n8k16_f16(d, a, b0, b1); }
+
+// Four 8 by 8 matrices: rows or columns of the product from mn on by K from k on. `mn_lane`, `k_lane`: which of the four has the upper
+// half of either, as a lane gives the address of one row of one matrix.
+template <bool KMajor> PTX void load_fragment(uint32_t (&r)[4], uint32_t tile, int mn, int k, int mn_half, int k_half) {
+  const int lane = threadIdx.x % 32 % 8;
+  if (KMajor) {
+    ldmatrix_x4(r, tile + swizzle_chunk(mn + mn_half * 8 + lane, k / 8 + k_half));
+  } else {
+    mn += mn_half * 8;
+    ldmatrix_x4_trans(r, tile + swizzle_chunk(mn / 64 * 64 + k + k_half * 8 + lane, mn % 64 / 8));
+  }
+}
+
+template <class T> struct Mma {
+  using Element = T;
+  float acc[4][4][4];
+
+  PTX static int first_row() { return threadIdx.x / 32 % 2 * 64; }
+  PTX static int first_column() { return threadIdx.x / 64 * 32; }
+
+  PTX void clear() {
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+#pragma unroll
+      for (int j = 0; j < 4; j++)
+#pragma unroll
+        for (int e = 0; e < 4; e++) acc[i][j][e] = 0;
+  }
+
+  template <bool AKMajor, bool BKMajor> PTX void step(const unsigned char* a, const unsigned char* b) {
+    const uint32_t a_tile = shared_u32(a), b_tile = shared_u32(b);
+    const int low = threadIdx.x / 8 % 2, high = threadIdx.x / 16 % 2;
+#pragma unroll
+    for (int k = 0; k < Step<T>; k += 16) {
+      uint32_t fa[4][4], fb[2][4];
+#pragma unroll
+      for (int i = 0; i < 4; i++) load_fragment<AKMajor>(fa[i], a_tile, first_row() + i * 16, k, low, high);
+#pragma unroll
+      for (int j = 0; j < 2; j++) load_fragment<BKMajor>(fb[j], b_tile, first_column() + j * 16, k, high, low);
+#pragma unroll
+      for (int i = 0; i < 4; i++)
+#pragma unroll
+        for (int j = 0; j < 4; j++) multiply(acc[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1], T{});
+    }
+  }
+
+  template <bool AKMajor, bool BKMajor> PTX void put(float* staged) const {
+    const int lane = threadIdx.x % 32;
+    float* const to = staged + (first_row() + lane / 4) * StagedStride + first_column() + lane % 4 * 2;
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+#pragma unroll
+      for (int j = 0; j < 4; j++) {
+        *reinterpret_cast<float2*>(to + i * 16 * StagedStride + j * 8) = make_float2(acc[i][j][0], acc[i][j][1]);
+        *reinterpret_cast<float2*>(to + (i * 16 + 8) * StagedStride + j * 8) = make_float2(acc[i][j][2], acc[i][j][3]);
+      }
+  }
+};
+}
+
+KERNEL(experts_up_mma_bf16, ExpertsUp, 256, 2, experts::grouped<experts::Mma<bf16>, experts::Up<bf16, false>>(p))
+KERNEL(experts_up_mma_f16, ExpertsUp, 256, 2, experts::grouped<experts::Mma<f16>, experts::Up<f16, false>>(p))
+KERNEL(experts_up_gated_mma_bf16, ExpertsUp, 256, 2, experts::grouped<experts::Mma<bf16>, experts::Up<bf16, true>>(p))
+KERNEL(experts_up_gated_mma_f16, ExpertsUp, 256, 2, experts::grouped<experts::Mma<f16>, experts::Up<f16, true>>(p))
+KERNEL(experts_down_mma_bf16, ExpertsDown, 256, 2, experts::grouped<experts::Mma<bf16>, experts::Down<bf16>>(p))
+KERNEL(experts_down_mma_f16, ExpertsDown, 256, 2, experts::grouped<experts::Mma<f16>, experts::Down<f16>>(p))
