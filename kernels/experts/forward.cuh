@@ -49,7 +49,8 @@ template <class T, bool Gated> struct Up : OfPairs {
   }
   PTX void fetch(int, Fetched&) const {}
   PTX float4 act(float4 v) const {
-    return {activate(p.activation, v.x).value, activate(p.activation, v.y).value, activate(p.activation, v.z).value, activate(p.activation, v.w).value};
+    const int n = p.activation;
+    return {activate(n, v.x).value, activate(n, v.y).value, activate(n, v.z).value, activate(n, v.w).value};
   }
   PTX void finish(int row, const float* staged, const Fetched&) const {
     const int64_t to = at + int64_t(row) * p.expert_width;

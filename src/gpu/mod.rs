@@ -6,6 +6,7 @@ pub mod args;
 pub mod buffer;
 pub mod carve;
 pub mod driver;
+pub mod experts;
 pub mod kernels;
 pub mod moments;
 pub mod session;

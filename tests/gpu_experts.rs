@@ -1,0 +1,319 @@
+//! The experts' grouped products against plain sums in f64, each with every kind of segment, width and address.
+#![cfg(feature = "emulate")]
+// SAFETY: each buffer is as long as the sizes beside it say.
+#![allow(unsafe_code)]
+
+mod support;
+
+use fair_moe::gpu::Queue;
+use fair_moe::gpu::args::{ExpertWeights, ExpertsDown, ExpertsUp, Pairs};
+use fair_moe::gpu::buffer::Buffer;
+use fair_moe::gpu::driver::emulated::{Emulated, Settings};
+use fair_moe::gpu::driver::{Arch, Driver, Stream};
+use fair_moe::gpu::experts;
+use fair_moe::{Activation, DType, Element};
+use half::{bf16, f16};
+use std::sync::Arc;
+use support::{assert_close, uniform};
+
+/// Room beyond the pairs that there are, since the host knows only a bound of them.
+const SPARE: usize = 70;
+
+/// One layer's experts and their pairs.
+#[derive(Clone, Debug)]
+struct Case {
+    /// Pairs of each expert.
+    segments: Vec<usize>,
+    /// Pairs of the shared expert, where there is one.
+    shared: Option<usize>,
+    width: usize,
+    expert_width: usize,
+    gated: bool,
+    bias: bool,
+    activation: usize,
+    /// How many elements each buffer begins behind an aligned address, and how many lie between rows of x.
+    offset: usize,
+    gap: usize,
+    seed: u64,
+}
+
+impl Case {
+    fn new(segments: &[usize], width: usize, expert_width: usize) -> Self {
+        let segments = segments.to_vec();
+        Self { segments, shared: None, width, expert_width, gated: false, bias: true, activation: 1, offset: 0, gap: 0, seed: 0 }
+    }
+
+    /// Where each expert's pairs begin, the shared one's last.
+    fn offsets(&self) -> Vec<usize> {
+        let counts = self.segments.iter().copied().chain([self.shared.unwrap_or(0)]);
+        let mut offsets = vec![0];
+        counts.for_each(|count| offsets.push(offsets[offsets.len() - 1] + count));
+        offsets
+    }
+
+    fn pairs(&self) -> usize {
+        self.segments.iter().sum::<usize>() + self.shared.unwrap_or(0)
+    }
+
+    /// Tokens: fewer than pairs, so that rows are shared.
+    fn rows(&self) -> usize {
+        self.pairs() * 2 / 3 + 1
+    }
+
+    /// The expert of each pair; number E is the shared one.
+    fn expert_of(&self) -> Vec<usize> {
+        self.offsets().windows(2).enumerate().flat_map(|(e, w)| vec![e; w[1] - w[0]]).collect()
+    }
+
+    fn tiles(&self) -> Vec<i32> {
+        let offsets = self.offsets();
+        let of =
+            |e: usize| (offsets[e]..offsets[e + 1]).step_by(experts::TILE_ROWS).flat_map(move |first| [e as i32, first as i32]);
+        let tiles: Vec<i32> = (0..offsets.len() - 1).flat_map(of).collect();
+        [tiles.len() as i32 / 2].into_iter().chain(tiles).collect()
+    }
+}
+
+/// An emulated device and what is uploaded to it.
+struct Device {
+    driver: Arc<dyn Driver>,
+    stream: Stream,
+}
+
+/// A buffer that begins `offset` elements behind an aligned address, and the values it holds as f64.
+struct Tensor<T> {
+    buffer: Buffer<T>,
+    offset: usize,
+    values: Vec<f64>,
+}
+
+impl<T: Element> Tensor<T> {
+    fn at(&self) -> u64 {
+        self.buffer.pointer() + (self.offset * size_of::<T>()) as u64
+    }
+
+    /// What a kernel wrote into the first `len` elements, where all after them must be as they were.
+    fn written(&self, len: usize) -> Vec<f64> {
+        let all = self.buffer.to_vec().unwrap();
+        assert!(all[self.offset + len..].iter().all(|v| v.to_f64().is_nan()), "something was written behind the last pair");
+        all[self.offset..][..len].iter().map(|v| v.to_f64()).collect()
+    }
+}
+
+impl Device {
+    fn new(seed: u64) -> Self {
+        let settings = Settings { multiprocessors: 2 + seed as u32 % 3, workers: 2, ..Settings::new(seed, Arch(80)) };
+        let driver: Arc<dyn Driver> = Arc::new(Emulated::new(settings));
+        let stream = driver.new_stream().unwrap();
+        Self { driver, stream }
+    }
+
+    fn queue(&self) -> Queue<'_> {
+        Queue { driver: &*self.driver, stream: self.stream }
+    }
+
+    fn upload<T: Element>(&self, offset: usize, values: &[f64]) -> Tensor<T> {
+        let rounded: Vec<T> = values.iter().map(|&v| T::from_f64(v)).collect();
+        let all: Vec<T> = vec![T::from_f64(f64::NAN); offset].into_iter().chain(rounded.iter().copied()).collect();
+        let buffer = Buffer::from_slice(&self.driver, self.stream, &all).unwrap();
+        Tensor { buffer, offset, values: rounded.iter().map(|v| v.to_f64()).collect() }
+    }
+
+    /// Holds NaN.
+    fn room<T: Element>(&self, offset: usize, len: usize) -> Tensor<T> {
+        Tensor { buffer: Buffer::new(&self.driver, self.stream, offset + len).unwrap(), offset, values: vec![] }
+    }
+
+    fn integers(&self, values: &[i32]) -> Buffer<i32> {
+        Buffer::from_slice(&self.driver, self.stream, values).unwrap()
+    }
+}
+
+/// What every product reads.
+struct Setup<T> {
+    device: Device,
+    case: Case,
+    expert_of: Vec<usize>,
+    row_of: Vec<usize>,
+    x: Tensor<T>,
+    parameters: [Tensor<T>; 12],
+    weights: Buffer<f32>,
+    lists: [Buffer<i32>; 3],
+}
+
+impl<T: Element> Setup<T> {
+    fn new(case: &Case) -> Self {
+        let device = Device::new(case.seed);
+        let (d, f, e, p, n) = (case.width, case.expert_width, case.segments.len(), case.pairs(), case.rows());
+        let row_of: Vec<usize> = (0..p).map(|pair| pair * 7919 % n).collect();
+        let rows: Vec<i32> = row_of.iter().map(|&r| r as i32).collect();
+        let offsets: Vec<i32> = case.offsets().iter().map(|&o| o as i32).collect();
+        let weights: Vec<f32> = uniform(case.seed + 7, p)
+            .iter()
+            .zip(case.expert_of())
+            .map(|(&w, of)| if of < e { w.abs() as f32 } else { 1.0 })
+            .collect();
+        let parameter = |number: u64, experts: usize, len: usize| {
+            let values = uniform(case.seed + 100 + number, experts * len);
+            device.upload::<T>(case.offset, &values)
+        };
+        let sizes = [f * d, f, f * d, f, d * f, d];
+        let parameters = std::array::from_fn(|i| parameter(i as u64, if i < 6 { e } else { 1 }, sizes[i % 6]));
+        Self {
+            x: device.upload(case.offset, &uniform(case.seed + 1, n * (d + case.gap))),
+            parameters,
+            weights: Buffer::from_slice(&device.driver, device.stream, &weights).unwrap(),
+            lists: [device.integers(&offsets), device.integers(&rows), device.integers(&case.tiles())],
+            expert_of: case.expert_of(),
+            row_of,
+            case: case.clone(),
+            device,
+        }
+    }
+
+    fn list(&self) -> Pairs {
+        let [offsets, rows, tiles] = self.lists.each_ref().map(|list| list.pointer());
+        Pairs { expert_offsets: offsets, pair_row: rows, pair_weight: self.weights.pointer(), tiles }
+    }
+
+    /// The experts' weights, and the shared one's.
+    fn weights(&self) -> [ExpertWeights; 2] {
+        let (bias, gated) = (self.case.bias, self.case.gated);
+        let of = |first: usize| {
+            let at = |i: usize, there: bool| if there { self.parameters[first + i].at() } else { 0 };
+            ExpertWeights {
+                fc1_weight: at(0, true),
+                fc1_bias: at(1, bias),
+                glu_weight: at(2, gated),
+                glu_bias: at(3, gated && bias),
+                fc2_weight: at(4, true),
+                fc2_bias: at(5, bias),
+            }
+        };
+        [of(0), if self.case.shared.is_some() { of(6) } else { ExpertWeights::default() }]
+    }
+
+    /// Parameter number `i` of pair p's expert, of `len` elements each.
+    fn parameter(&self, i: usize, p: usize, len: usize) -> &[f64] {
+        let e = self.expert_of[p];
+        let shared = e == self.case.segments.len();
+        &self.parameters[if shared { i + 6 } else { i }].values[if shared { 0 } else { e * len }..][..len]
+    }
+
+    /// W v + b of each pair, with weight number `i` [outputs, inputs].
+    fn linear(&self, i: usize, outputs: usize, inputs: usize, input: impl Fn(usize) -> Vec<f64>) -> Vec<f64> {
+        let one = |p: usize| {
+            let (weight, bias, v) = (self.parameter(i, p, outputs * inputs), self.parameter(i + 1, p, outputs), input(p));
+            let out = move |o: usize| {
+                let sum: f64 = weight[o * inputs..][..inputs].iter().zip(&v).map(|(w, v)| w * v).sum();
+                sum + if self.case.bias { bias[o] } else { 0.0 }
+            };
+            (0..outputs).map(out).collect::<Vec<_>>()
+        };
+        (0..self.case.pairs()).flat_map(one).collect()
+    }
+
+    fn x_of(&self, p: usize) -> Vec<f64> {
+        self.x.values[self.row_of[p] * (self.case.width + self.case.gap)..][..self.case.width].to_vec()
+    }
+}
+
+fn bound(dtype: DType) -> f64 {
+    match dtype {
+        DType::F32 => 2e-5,
+        DType::F16 => 1.5e-3,
+        _ => 7e-3,
+    }
+}
+
+fn forward<T: Element>(case: &Case) {
+    println!("{:?} {case:?}", T::DTYPE);
+    let s = Setup::<T>::new(case);
+    let (d, f, p) = (case.width, case.expert_width, case.pairs());
+    let [experts_weights, shared_weights] = s.weights();
+    let room = |width: usize| s.device.room::<T>(case.offset, (p + SPARE) * width);
+    let (inner, glu, hidden, out) = (room(f), room(f), room(f), room(d));
+    let act = Activation::ALL[case.activation];
+    let up = ExpertsUp {
+        x: s.x.at(),
+        experts_weights,
+        shared_weights,
+        pairs: s.list(),
+        inner: inner.at(),
+        glu: if case.gated { glu.at() } else { 0 },
+        hidden: hidden.at(),
+        x_stride: (d + case.gap) as i64,
+        width: d as i32,
+        expert_width: f as i32,
+        experts: case.segments.len() as i32,
+        activation: case.activation as i32,
+    };
+    unsafe { experts::up(&s.device.queue(), T::DTYPE, &up, p + SPARE).unwrap() };
+    let want_inner = s.linear(0, f, d, |p| s.x_of(p));
+    let mut want_hidden: Vec<f64> = want_inner.iter().map(|&v| act.value(v)).collect();
+    if case.gated {
+        let want_glu = s.linear(2, f, d, |p| s.x_of(p));
+        assert_close("glu", &glu.written(p * f), &want_glu, bound(T::DTYPE));
+        want_hidden = want_inner.iter().zip(&want_glu).map(|(&v, &g)| v * act.value(g)).collect();
+    }
+    assert_close("inner", &inner.written(p * f), &want_inner, bound(T::DTYPE));
+    let got_hidden = hidden.written(p * f);
+    assert_close("hidden", &got_hidden, &want_hidden, bound(T::DTYPE));
+
+    let not_kept = room(f);
+    let up = ExpertsUp { inner: 0, glu: 0, hidden: not_kept.at(), ..up };
+    unsafe { experts::up(&s.device.queue(), T::DTYPE, &up, p + SPARE).unwrap() };
+    assert_eq!(not_kept.written(p * f), got_hidden, "the same bits, kept or not");
+
+    let down = ExpertsDown {
+        hidden: hidden.at(),
+        experts_weights,
+        shared_weights,
+        pairs: s.list(),
+        out: out.at(),
+        width: d as i32,
+        expert_width: f as i32,
+        experts: case.segments.len() as i32,
+    };
+    unsafe { experts::down(&s.device.queue(), T::DTYPE, &down, p + SPARE).unwrap() };
+    let want = s.linear(4, d, f, |p| got_hidden[p * f..][..f].to_vec());
+    assert_close("out", &out.written(p * d), &want, bound(T::DTYPE));
+}
+
+/// Segments, widths on both sides of whole chunks and tiles, addresses and strides, over all seeds and modes.
+fn cases() -> Vec<Case> {
+    let shared = |shared: usize, case: Case| Case { shared: Some(shared), ..case };
+    let cases = vec![
+        Case::new(&[1], 1, 1),
+        Case::new(&[0, 37, 128, 0, 1], 64, 72),
+        Case::new(&[200, 130], 136, 64),
+        shared(130, Case::new(&[37, 0], 72, 136)),
+        shared(5, Case::new(&[0], 13, 21)),
+        Case { offset: 1, ..Case::new(&[128, 3, 0], 64, 64) },
+        Case { offset: 3, gap: 5, bias: false, ..Case::new(&[37], 21, 133) },
+        Case { gap: 8, ..Case::new(&[9, 130], 200, 8) },
+        Case { gap: 3, ..Case::new(&[17, 0, 20], 64, 13) },
+        Case { bias: false, ..Case::new(&[2, 2], 264, 200) },
+        shared(0, Case::new(&[4, 40, 0, 3, 9], 328, 16)),
+        Case::new(&[5], 21, 260),
+    ];
+    let vary = |(i, case): (usize, Case)| Case { seed: i as u64 % 6, activation: i % 4, gated: i % 3 == 1, ..case };
+    let twice = cases.iter().cloned().chain(cases.iter().cloned()).enumerate().map(vary);
+    // The second time round with gating turned about.
+    twice.enumerate().map(|(i, c)| if i >= 12 { Case { gated: !c.gated, seed: (c.seed + 3) % 6, ..c } } else { c }).collect()
+}
+
+#[test]
+fn up_and_down_in_f32() {
+    cases().iter().for_each(forward::<f32>);
+}
+
+#[test]
+fn up_and_down_in_f16() {
+    cases().iter().for_each(forward::<f16>);
+}
+
+#[test]
+fn up_and_down_in_bf16() {
+    cases().iter().for_each(forward::<bf16>);
+}
