@@ -85,7 +85,10 @@ pub fn to_rust(structs: &[Struct]) -> String {
         let _ =
             writeln!(text, "#[repr(C{align})]\n#[derive(Clone, Copy, Debug)]\n#[allow(missing_docs)]\npub struct {} {{", s.name);
         for f in &s.fields {
-            let _ = writeln!(text, "    /// {}\n    pub {}: {},", f.docs, f.name, f.rust);
+            if !f.docs.is_empty() {
+                let _ = writeln!(text, "    /// {}", f.docs);
+            }
+            let _ = writeln!(text, "    pub {}: {},", f.name, f.rust);
         }
         text.push_str("}\n");
         let _ = writeln!(text, "impl Default for {} {{\n    fn default() -> Self {{\n        zeroed()\n    }}\n}}", s.name);

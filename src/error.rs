@@ -55,6 +55,24 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// Something that this machine lacks, or that is too old or too new here, such as a GPU or NVRTC.
+    #[error("{what} cannot be used: {why}")]
+    Unavailable {
+        /// What it is.
+        what: String,
+        /// Why not.
+        why: String,
+    },
+    /// A CUDA program that NVRTC refuses.
+    #[error("{program} does not compile for {arch}: {}", log.trim())]
+    Compile {
+        /// Its name.
+        program: String,
+        /// For which architecture.
+        arch: String,
+        /// What the compiler says.
+        log: String,
+    },
     /// Anything else that was asked for and cannot be had, in a whole sentence.
     #[error("{0}")]
     Refused(String),

@@ -9,6 +9,8 @@ pub mod driver;
 pub mod experts;
 pub mod kernels;
 pub mod moments;
+#[cfg(feature = "cuda")]
+pub mod report;
 pub mod session;
 
 use driver::{Driver, Shape, Stream};

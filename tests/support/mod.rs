@@ -109,3 +109,10 @@ pub fn uniform(seed: u64, n: usize) -> Vec<f64> {
 pub fn on_threads<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) -> R {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(f)
 }
+
+/// Says on standard error that a test is skipped for want of `what`; fails where the list FAIR_MOE_REQUIRE names it.
+pub fn skip(what: &str, why: &str) {
+    let required = std::env::var("FAIR_MOE_REQUIRE").unwrap_or_default();
+    assert!(!required.split(',').any(|one| one.trim() == what), "FAIR_MOE_REQUIRE names {what}, but {why}");
+    eprintln!("SKIPPED: {why}");
+}

@@ -1,7 +1,17 @@
 //! The seam between the host code and what runs kernels: a CUDA device, or its emulation on the CPU.
 
+#[cfg(feature = "cuda")]
+pub mod cache;
+#[cfg(feature = "cuda")]
+pub mod compiler;
 #[cfg(feature = "emulate")]
 pub mod emulated;
+#[cfg(feature = "cuda")]
+pub mod locate;
+#[cfg(feature = "cuda")]
+pub mod nvrtc;
+#[cfg(feature = "cuda")]
+pub mod program;
 
 use super::args::Args;
 use super::kernels::{Kernel, find};
@@ -121,18 +131,30 @@ pub trait Driver: Send + Sync + fmt::Debug {
     /// Gives memory back.
     fn free(&self, at: Pointer) -> Result<()>;
     /// Sets bytes.
+    ///
+    /// # Safety
+    /// As of the whole trait.
     #[allow(unsafe_code)]
     unsafe fn fill(&self, stream: Stream, at: Pointer, value: u8, bytes: usize) -> Result<()>;
     /// From the host; the bytes have been read when it returns.
+    ///
+    /// # Safety
+    /// As of the whole trait.
     #[allow(unsafe_code)]
     unsafe fn write(&self, stream: Stream, to: Pointer, from: &[u8]) -> Result<()>;
     /// To the host; waits for the stream.
+    ///
+    /// # Safety
+    /// As of the whole trait.
     #[allow(unsafe_code)]
     unsafe fn read(&self, stream: Stream, from: Pointer, to: &mut [u8]) -> Result<()>;
 
     /// Makes kernels ready, so that a launch neither compiles nor loads.
     fn prepare(&self, kernels: &[&'static Kernel]) -> Result<()>;
     /// Launches a kernel, made ready first if it is not. `args` points to the struct that the kernel takes.
+    ///
+    /// # Safety
+    /// As of the whole trait.
     #[allow(unsafe_code)]
     unsafe fn launch_raw(&self, stream: Stream, kernel: &'static Kernel, shape: Shape, args: *const u8) -> Result<()>;
 

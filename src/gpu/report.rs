@@ -1,0 +1,131 @@
+//! What the compiler says of the kernels: registers, spills, shared memory, and anything that it remarks.
+
+use super::driver::Arch;
+use super::driver::compiler::Compiler;
+use super::driver::nvrtc::Image;
+use super::kernels::{KERNELS, Kernel};
+use crate::error::Result;
+
+/// What one kernel takes of a multiprocessor.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(serde::Serialize))]
+pub struct Usage {
+    /// The kernel.
+    pub name: String,
+    /// Registers of a thread.
+    pub registers: u32,
+    /// Stored to memory for want of registers and loaded back, in bytes of a thread.
+    pub spill_bytes: u32,
+    /// Local memory of a thread, such as of an array that is indexed by a variable.
+    pub stack_bytes: u32,
+    /// Static shared memory of a block. What is dynamic, the launch decides.
+    pub shared_bytes: u32,
+    /// Warnings and remarks, each a line.
+    pub notes: Vec<String>,
+}
+
+impl Usage {
+    /// Reads the compiler's log.
+    pub fn parse(name: &str, log: &str) -> Self {
+        let mut usage = Self { name: name.into(), ..Self::default() };
+        for line in log.lines().filter(|line| !line.trim().is_empty()) {
+            let says = line.strip_prefix("ptxas info").map(|rest| rest.trim_start_matches([' ', ':']));
+            if line.contains("bytes stack frame") {
+                usage.stack_bytes += number_before(line, "bytes stack frame");
+                usage.spill_bytes += number_before(line, "bytes spill stores") + number_before(line, "bytes spill loads");
+            } else if says.is_some_and(|says| says.starts_with("Used ")) {
+                usage.registers = number_before(line, "registers");
+                usage.shared_bytes = number_before(line, "bytes smem");
+            } else if !says
+                .is_some_and(|says| EXPECTED.iter().any(|start| says.starts_with(start)) || says.ends_with("bytes gmem"))
+            {
+                usage.notes.push(line.trim().into());
+            }
+        }
+        usage
+    }
+
+    /// Whether there is nothing to mend: no spill, no stack, no note.
+    pub fn is_clean(&self) -> bool {
+        self.spill_bytes == 0 && self.stack_bytes == 0 && self.notes.is_empty()
+    }
+}
+
+/// How the lines begin that say nothing new.
+const EXPECTED: [&str; 3] = ["Compiling entry function", "Function properties for", "Compile time"];
+
+/// 38 in "Used 38 registers" for "registers"; 0 where it is not said.
+fn number_before(line: &str, what: &str) -> u32 {
+    let before = line.find(what).map_or("", |at| line[..at].trim_end());
+    before.rsplit(|c: char| !c.is_ascii_digit()).next().and_then(|digits| digits.parse().ok()).unwrap_or(0)
+}
+
+/// All kernels of one architecture.
+#[derive(Clone, Debug)]
+#[cfg_attr(feature = "cli", derive(serde::Serialize))]
+pub struct Report {
+    /// As `sm_80`.
+    pub arch: String,
+    /// The compiler's version.
+    pub nvrtc: String,
+    /// In the order of the table.
+    pub kernels: Vec<Usage>,
+}
+
+/// The kernels that exist for `arch`.
+pub fn kernels_of(arch: Arch) -> Vec<&'static Kernel> {
+    KERNELS.iter().filter(|kernel| !kernel.hopper || arch == Arch::HOPPER).collect()
+}
+
+/// Compiles every kernel of `arch`, or takes it from the cache.
+///
+/// # Errors
+/// When one does not compile, or there is neither NVRTC nor cache.
+pub fn report(compiler: &Compiler, arch: Arch) -> Result<Report> {
+    let kernels = kernels_of(arch);
+    let images = compiler.images(&kernels, arch)?;
+    let mut versions: Vec<String> = images.iter().map(|image: &Image| image.nvrtc.to_string()).collect();
+    versions.sort();
+    versions.dedup();
+    let usages = kernels.iter().zip(&images).map(|(kernel, image)| Usage::parse(kernel.name, &image.log)).collect();
+    Ok(Report { arch: arch.to_string(), nvrtc: versions.join(", "), kernels: usages })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOG: &str = "\
+ptxas info    : 0 bytes gmem
+ptxas info    : Compiling entry function 'one' for 'sm_80'
+ptxas info    : Function properties for one
+ptxas         .     0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 38 registers, used 1 barriers, 2048 bytes smem, 512 bytes cmem[0]
+ptxas info    : Compile time = 38.902 ms
+";
+
+    #[test]
+    fn a_clean_log_is_read_whole() {
+        let usage = Usage::parse("one", LOG);
+        assert_eq!((usage.registers, usage.shared_bytes, usage.is_clean()), (38, 2048, true), "{usage:?}");
+        let toolkit = LOG.replace("ptxas         .     0", "    0").replace(", 2048 bytes smem", "");
+        let usage = Usage::parse("one", &toolkit);
+        assert_eq!((usage.registers, usage.shared_bytes, usage.is_clean()), (38, 0, true), "{usage:?}");
+    }
+
+    #[test]
+    fn spills_stacks_and_remarks_are_found() {
+        let spilled =
+            LOG.replace("0 bytes stack frame, 0 bytes spill stores, 0", "16 bytes stack frame, 24 bytes spill stores, 28");
+        let usage = Usage::parse("one", &spilled);
+        assert_eq!((usage.stack_bytes, usage.spill_bytes, usage.is_clean()), (16, 52, false));
+        for note in [
+            "ptxas info    : (C7512) Potential Performance Loss: wgmma.mma_async instructions are serialized",
+            "one.cu(7): warning #177-D: variable \"x\" was declared but never referenced",
+            "ptxas warning : Value of threads per SM for entry one is out of range",
+        ] {
+            let usage = Usage::parse("one", &format!("{LOG}{note}\n"));
+            assert_eq!((usage.notes, usage.registers), (vec![note.to_owned()], 38));
+        }
+    }
+}
