@@ -37,7 +37,7 @@ impl Usage {
                 usage.registers = number_before(line, "registers");
                 usage.shared_bytes = number_before(line, "bytes smem");
             } else if !says
-                .is_some_and(|says| EXPECTED.iter().any(|start| says.starts_with(start)) || says.ends_with("bytes gmem"))
+                .is_some_and(|says| EXPECTED.iter().any(|start| says.starts_with(start)) || says.contains("bytes gmem"))
             {
                 usage.notes.push(line.trim().into());
             }
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     const LOG: &str = "\
-ptxas info    : 0 bytes gmem
+ptxas info    : 22 bytes gmem, 56 bytes cmem[4]
 ptxas info    : Compiling entry function 'one' for 'sm_80'
 ptxas info    : Function properties for one
 ptxas         .     0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads

@@ -173,7 +173,7 @@ mod tests {
         let old = root.path().join("home/.local/lib/python3.9/site-packages/nvidia/cuda_nvrtc/lib");
         let system = root.path().join("usr/lib/python3/dist-packages/nvidia/cu13/lib");
         let bin = root.path().join("usr/bin");
-        [&wheel, &old, &system, &bin].map(|folder| fs::create_dir_all(folder).unwrap());
+        [&wheel, &old, &system, &bin].iter().for_each(|folder| fs::create_dir_all(folder).unwrap());
         fs::write(bin.join("python3"), "").unwrap();
         let variable = |name: &str| {
             let below = |part: &str| Some(root.path().join(part).into_os_string());
