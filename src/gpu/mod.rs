@@ -5,6 +5,7 @@
 pub mod args;
 pub mod buffer;
 pub mod carve;
+pub mod contrast;
 pub mod driver;
 pub mod experts;
 pub mod kernels;

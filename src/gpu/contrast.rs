@@ -1,0 +1,103 @@
+//! Host side of `kernels/contrast.cu`: the cross entropy of a batch, and the correlations of the batch and its groups, in one launch.
+
+// SAFETY: launches alone; what the addresses hold is the callers' promise.
+#![allow(unsafe_code)]
+
+use super::args::{ContrastBackward, ContrastBackwardJob, ContrastForward, ContrastJob};
+use super::driver::{Pointer, Shape};
+use super::{Queue, check_address};
+use crate::error::{Error, Result};
+use crate::fol::Correlation;
+
+const JOBS: usize = 64;
+const BACKWARD_JOBS: usize = 50;
+/// Samples of a unit.
+const TILE: i32 = 32;
+
+/// How many f64 of workspace jobs of so many samples each need.
+pub fn parts_len(samples: impl IntoIterator<Item = usize>) -> usize {
+    samples.into_iter().map(|samples| samples.div_ceil(TILE as usize)).sum()
+}
+
+/// The cross entropy of the first job goes to `terms` `[6]` f64, number 1 and 5; `parts` has [`parts_len`] f64, the counter holds 0.
+///
+/// # Errors
+/// When there are no samples in a job, or an address is missing.
+///
+/// # Safety
+/// As [`super::driver::launch`].
+pub unsafe fn forward(
+    queue: &Queue<'_>,
+    correlation: Correlation,
+    lambda_clip: f64,
+    jobs: &[ContrastJob],
+    terms: Pointer,
+    parts: Pointer,
+    counter: Pointer,
+) -> Result<()> {
+    check_address("the counter of contrast", counter, 1)?;
+    for (number, own) in jobs.chunks(JOBS).enumerate() {
+        let mut args = ContrastForward { parts, counter, lambda_clip, job_count: own.len() as i32, ..Default::default() };
+        args.terms = if number == 0 { terms } else { 0 };
+        args.square = i32::from(correlation == Correlation::DiagonalOfSquare);
+        for (to, job) in args.jobs.iter_mut().zip(own) {
+            check_samples(job.samples)?;
+            check_address("the similarity", job.similarity, job.samples)?;
+            check_address("the group ids", job.group, i32::from(job.own != 0))?;
+            *to = ContrastJob { first_unit: args.units, ..*job };
+            args.units = more(args.units, job.samples)?;
+        }
+        check_address("the workspace of contrast", parts, i32::from(args.terms != 0))?;
+        // SAFETY: the caller's promise.
+        unsafe { queue.launch("contrast_forward", Shape::blocks(grid(queue, args.units)), &args)? };
+    }
+    Ok(())
+}
+
+/// `upstream` times the gradients of each job; `parts` has [`parts_len`] f64, the counter holds 0.
+///
+/// # Errors
+/// As [`forward`].
+///
+/// # Safety
+/// As [`super::driver::launch`].
+pub unsafe fn backward(
+    queue: &Queue<'_>,
+    correlation: Correlation,
+    lambda_clip: f64,
+    jobs: &[ContrastBackwardJob],
+    upstream: f64,
+    parts: Pointer,
+    counter: Pointer,
+) -> Result<()> {
+    check_address("the counter of contrast", counter, 1)?;
+    for own in jobs.chunks(BACKWARD_JOBS) {
+        let mut args = ContrastBackward { parts, counter, upstream, lambda_clip, ..Default::default() };
+        args.square = i32::from(correlation == Correlation::DiagonalOfSquare);
+        args.job_count = own.len() as i32;
+        for (to, job) in args.jobs.iter_mut().zip(own) {
+            check_samples(job.samples)?;
+            let needed = [job.similarity, job.dsimilarity, job.dscale, parts];
+            needed.iter().try_for_each(|&at| check_address("the similarity and its gradients", at, job.samples))?;
+            check_address("the group ids", job.group, i32::from(job.down != 0))?;
+            *to = ContrastBackwardJob { first_unit: args.units, ..*job };
+            args.units = more(args.units, job.samples)?;
+        }
+        // SAFETY: the caller's promise.
+        unsafe { queue.launch("contrast_backward", Shape::blocks(grid(queue, args.units)), &args)? };
+    }
+    Ok(())
+}
+
+fn check_samples(samples: i32) -> Result<()> {
+    if samples > 0 { Ok(()) } else { Err(Error::config("the number of samples", "at least 1", samples)) }
+}
+
+fn more(units: i32, samples: i32) -> Result<i32> {
+    let sum = units.checked_add((samples - 1) / TILE + 1);
+    sum.ok_or_else(|| Error::Refused("there are too many samples for one launch".into()))
+}
+
+fn grid(queue: &Queue<'_>, units: i32) -> u32 {
+    (units.max(1) as u32).min(4 * queue.driver.facts().multiprocessors)
+}
