@@ -5,16 +5,23 @@
 pub mod args;
 pub mod buffer;
 pub mod carve;
+pub mod combine;
 pub mod contrast;
 pub mod driver;
 pub mod experts;
+pub mod gate;
 pub mod kernels;
+pub mod limits;
 pub mod moments;
 #[cfg(feature = "cuda")]
 pub mod report;
+pub mod route;
 pub mod session;
 
 use driver::{Driver, Shape, Stream};
+
+/// Warps of a block, in kernels that give a warp one row or one expert.
+const WARPS: u32 = 8;
 
 /// Where kernels are launched: a device, and a stream of it.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +33,11 @@ pub struct Queue<'a> {
 }
 
 impl Queue<'_> {
+    /// So many blocks as there is work for, but no more than `each` a multiprocessor: their loops do the rest.
+    fn blocks(&self, work: u32, each: u32) -> u32 {
+        work.clamp(1, self.driver.facts().multiprocessors.max(1) * each)
+    }
+
     /// Launches the kernel of that name.
     ///
     /// # Safety

@@ -5,6 +5,8 @@
 pub mod gpu;
 pub mod layer;
 pub mod loss;
+#[cfg(feature = "emulate")]
+pub mod rows;
 
 use safetensors::{Dtype, SafeTensors};
 use std::collections::HashMap;

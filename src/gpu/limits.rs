@@ -1,0 +1,30 @@
+//! What every launch is checked for: sizes that kernels count in 32 bits, and addresses that must be there.
+
+use super::driver::Pointer;
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+
+/// A number of rows, pairs or tiles, as kernels count them.
+pub fn count(what: &'static str, value: usize) -> Result<i32> {
+    i32::try_from(value).map_err(|_| Error::config(what, "below 2^31", value))
+}
+
+/// Each at least 1.
+pub(super) fn at_least_one(sizes: &[(&'static str, i32)]) -> Result<()> {
+    let bad = sizes.iter().find(|size| size.1 < 1);
+    bad.map_or(Ok(()), |&(what, got)| Err(Error::config(what, "at least 1", got)))
+}
+
+/// None of them 0.
+pub(super) fn present(buffers: &[(&'static str, Pointer)]) -> Result<()> {
+    let none = buffers.iter().find(|buffer| buffer.1 == 0);
+    none.map_or(Ok(()), |&(what, _)| Err(Error::config(what, "given", "none")))
+}
+
+/// The kernel's instance for that number type.
+pub(super) fn instance(kernel: &str, dtype: DType) -> Result<String> {
+    match dtype {
+        DType::F64 => Err(Error::config("the dtype on a GPU", "f32, f16 or bf16", dtype)),
+        _ => Ok(format!("{kernel}_{dtype}")),
+    }
+}

@@ -1,0 +1,50 @@
+//! Launches route: capacity, the list of kept pairs, and the columns' moments; and the way back to the logits.
+
+// SAFETY: addresses are the caller's promise, as `Driver` says; what can be told from the numbers is checked here.
+#![allow(unsafe_code)]
+
+use super::args::RouteForward;
+use super::driver::Shape;
+use super::limits::{at_least_one, count, present};
+use super::{Queue, WARPS};
+use crate::error::{Error, Result, product};
+
+/// Rows of a scope that a warp selects among; of more, a block does. As in `kernels/route.cu`.
+const WARP_TOKENS: usize = 512;
+
+/// Elements of the workspace `counts` on a device of so many multiprocessors.
+pub fn counts_len(multiprocessors: u32, experts: usize) -> Result<usize> {
+    product("the counts of pairs", &[3, multiprocessors as usize, experts + 1])
+}
+
+/// Elements of the list of tiles of `tile_rows` pairs, of at most `pairs` pairs of `experts` experts, the shared one among them.
+pub fn tiles_len(pairs: usize, experts: usize, tile_rows: usize) -> usize {
+    1 + 2 * (pairs / tile_rows.max(1) + experts.min(pairs))
+}
+
+/// Final weights, the lists of pairs and of tiles, and the columns' moments.
+///
+/// # Safety
+/// The addresses hold what `kernels/args/route.cuh` says.
+pub unsafe fn forward(queue: &Queue<'_>, args: &RouteForward) -> Result<()> {
+    at_least_one(&[("the number of tokens", args.tokens), ("the number of samples", args.samples)])?;
+    at_least_one(&[("the number of experts", args.experts), ("top-k", args.top_k), ("rows of a tile", args.tile_rows)])?;
+    if args.capacity < 0 {
+        return Err(Error::config("capacity", "at least 1, or 0 for none", args.capacity));
+    }
+    present(&[("the gate's choices", args.chosen), ("the gate's weights", args.weights), ("pairs of rows", args.row_pairs)])?;
+    present(&[("expert offsets", args.expert_offsets), ("rows of pairs", args.pair_row), ("tiles", args.tiles)])?;
+    present(&[("weights of pairs", args.pair_weight), ("the routing's workspace", args.kept)])?;
+    present(&[("the counts of pairs", args.counts), ("the routing's counters", args.counters)])?;
+    let sizes = [args.tokens, args.samples, args.experts, args.top_k].map(|n| n as usize);
+    let [tokens, samples, experts, top_k] = sizes;
+    let rows = product("the rows", &[tokens, samples])?;
+    count("the number of (row, expert) pairs", product("the pairs", &[rows, top_k + usize::from(args.shared_pairs != 0)])?)?;
+    let scope = if args.batch_scope != 0 { rows } else { tokens };
+    let items = (if args.batch_scope != 0 { 1 } else { samples }).saturating_mul(experts);
+    let keep = if scope > WARP_TOKENS { items } else { items.div_ceil(WARPS as usize) };
+    let blocks = keep.max(rows.div_ceil(32)).min(u32::MAX as usize);
+    let shape = Shape::blocks(queue.blocks(blocks as u32, 1)).cooperative();
+    // SAFETY: the caller's promise.
+    unsafe { queue.launch("route_forward", shape, args) }
+}
