@@ -4,8 +4,12 @@
 pub mod cache;
 #[cfg(feature = "cuda")]
 pub mod compiler;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 #[cfg(feature = "emulate")]
 pub mod emulated;
+#[cfg(feature = "cuda")]
+mod libcuda;
 #[cfg(feature = "cuda")]
 pub mod locate;
 #[cfg(feature = "cuda")]
