@@ -18,9 +18,14 @@ struct Field {
     docs: String,
 }
 
+/// Whether it declares such structs.
+pub fn is_args(file: &File) -> bool {
+    file.name.starts_with("args/") || cfg!(feature = "emulate") && file.name == "planted/args.cuh"
+}
+
 pub fn parse(files: &[File]) -> Vec<Struct> {
     let mut structs = vec![];
-    for file in files.iter().filter(|file| file.name.starts_with("args/")) {
+    for file in files.iter().filter(|file| is_args(file)) {
         let mut docs = vec![];
         let mut open: Option<Struct> = None;
         for (number, line) in file.text.lines().enumerate() {

@@ -3,58 +3,56 @@
 use super::sources::File;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+/// Where the compiler knows them.
+const FLAGS: &[&str] = &[
+    "-Wno-unknown-pragmas",
+    "-Wno-psabi",
+    // A fault in a kernel then names its line.
+    "-g1",
+    // A register that a kernel reads before it writes it then holds nothing likely.
+    "-ftrivial-auto-var-init=pattern",
+    // Else the inline variables of two libraries in one process would be the same.
+    "-fno-gnu-unique",
+];
 
 pub fn compile(kernels: &Path, out: &Path, files: &[File], layout: &str) {
-    let host = kernels.join("host");
-    let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_else(|why| panic!("{}: {why}", path.display()));
-    let mut host_files: Vec<PathBuf> = std::fs::read_dir(&host).into_iter().flatten().flatten().map(|e| e.path()).collect();
-    host_files.sort();
     let sanitize = std::env::var("FAIR_MOE_SANITIZE").unwrap_or_default();
     println!("cargo::rerun-if-env-changed=FAIR_MOE_SANITIZE");
-
-    let mut common = DefaultHasher::new();
-    sanitize.hash(&mut common);
-    host_files.iter().for_each(|path| read(path).hash(&mut common));
-    for header in files.iter().filter(|f| f.name.ends_with(".cuh") && !f.name.starts_with("experts/")) {
-        header.text.hash(&mut common);
-    }
-    let mut units = vec![];
-    for unit in files.iter().filter(|f| f.name.ends_with(".cu")) {
-        let mut hash = common.clone();
-        unit.text.hash(&mut hash);
-        if unit.name.starts_with("experts/") {
-            files.iter().filter(|f| f.name.starts_with("experts/")).for_each(|f| f.text.hash(&mut hash));
-        }
-        let stem = unit.name.replace(['/', '.'], "_");
-        units.push((stem.clone(), format!("#include {:?}\n", unit.name), hash.finish()));
-    }
-    let includes: String =
-        files.iter().filter(|f| f.name.starts_with("args/")).map(|f| format!("#include {:?}\n", f.name)).collect();
-    let entry = format!("#include \"lib/ptx.cuh\"\n{includes}#include \"host/entry.hpp\"\n{layout}");
-    let mut hash = common.clone();
-    entry.hash(&mut hash);
-    units.push(("entry".into(), entry, hash.finish()));
+    let args = files.iter().filter(|f| super::args::is_args(f)).map(|f| &f.name);
+    let includes: String = args.map(|name| format!("#include {name:?}\n")).collect();
+    let entry = format!("{includes}#include \"host/entry.hpp\"\n{layout}");
+    let of_file = |f: &File| (f.name.replace(['/', '.'], "_"), format!("#include {:?}\n", f.name));
+    let mut units: Vec<_> = files.iter().filter(|f| f.name.ends_with(".cu")).map(of_file).collect();
+    units.push(("entry".into(), entry));
+    let name = |(stem, text): (String, String)| {
+        let mut hash = DefaultHasher::new();
+        (FLAGS, &sanitize).hash(&mut hash);
+        hash_with_includes(kernels, &text, &mut vec![], &mut hash);
+        let object = out.join(format!("{stem}-{:016x}.o", hash.finish()));
+        (stem, text, object)
+    };
+    let units: Vec<_> = units.into_iter().map(name).collect();
 
     let base = || {
         let mut build = cc::Build::new();
         build.cpp(true).std("c++17").opt_level(if sanitize.is_empty() { 2 } else { 1 }).include(kernels).warnings(false);
-        // Else the inline variables of two libraries in one process would be the same.
-        build.flag_if_supported("-fno-gnu-unique");
-        build.flag("-Wno-unknown-pragmas").flag("-Wno-psabi").flag_if_supported("-ftrivial-auto-var-init=pattern");
+        FLAGS.iter().for_each(|flag| {
+            build.flag_if_supported(flag);
+        });
         if !sanitize.is_empty() {
-            build.flag(format!("-fsanitize={sanitize}")).flag("-g");
+            build.flag(format!("-fsanitize={sanitize}"));
         }
         build
     };
-    let stale = |(stem, _, hash): &&(String, String, u64)| !out.join(format!("{stem}-{hash:016x}.o")).exists();
     let mut build = base();
     let mut made = vec![];
-    for (stem, text, hash) in units.iter().filter(stale) {
+    for (stem, text, object) in units.iter().filter(|(_, _, object)| !object.exists()) {
         let source = out.join(format!("{stem}.cpp"));
         super::write(&source, text);
         build.file(&source);
-        made.push(out.join(format!("{stem}-{hash:016x}.o")));
+        made.push(object);
     }
     if !made.is_empty() {
         for (from, to) in build.compile_intermediates().iter().zip(&made) {
@@ -62,8 +60,8 @@ pub fn compile(kernels: &Path, out: &Path, files: &[File], layout: &str) {
         }
     }
     let mut archive = base();
-    units.iter().for_each(|(stem, _, hash)| {
-        archive.object(out.join(format!("{stem}-{hash:016x}.o")));
+    units.iter().for_each(|(_, _, object)| {
+        archive.object(object);
     });
     // Kernels register themselves: nothing refers to their objects by name.
     // Where the objects are, for who links them anew with one of them changed.
@@ -77,5 +75,18 @@ pub fn compile(kernels: &Path, out: &Path, files: &[File], layout: &str) {
             _ => "ubsan",
         };
         println!("cargo::rustc-link-lib=dylib={library}");
+    }
+}
+
+/// Hashes a text and every file below `kernels/` that it reaches by its includes.
+fn hash_with_includes(kernels: &Path, text: &str, seen: &mut Vec<String>, hash: &mut DefaultHasher) {
+    text.hash(hash);
+    for name in text.lines().filter_map(|line| line.trim().strip_prefix("#include \"")?.strip_suffix('"')) {
+        let path = kernels.join(name);
+        if !seen.iter().any(|known| known == name) && path.exists() {
+            seen.push(name.to_owned());
+            let text = std::fs::read_to_string(&path).unwrap_or_else(|why| panic!("{}: {why}", path.display()));
+            hash_with_includes(kernels, &text, seen, hash);
+        }
     }
 }

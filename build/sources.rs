@@ -48,15 +48,28 @@ fn kernel(line: &str) -> Option<Kernel<'_>> {
     Some(Kernel { name: fields.next()?, args: fields.next()?, threads: fields.next()?, hopper })
 }
 
-/// The tables `SOURCES` and `KERNELS`.
+/// Whether it belongs to the tests of the emulation, and is no part of what users compile.
+pub fn is_planted(file: &File) -> bool {
+    file.name.starts_with("planted/")
+}
+
+/// The tables `SOURCES`, `KERNELS` and, for the tests, `PLANTED`.
 pub fn to_rust(files: &[File]) -> String {
     let mut text =
         String::from("/// (name below `kernels/`, text) of every device source.\npub static SOURCES: &[(&str, &str)] = &[\n");
-    for file in files {
+    for file in files.iter().filter(|file| !is_planted(file)) {
         let _ = writeln!(text, "    ({:?}, include_str!({:?})),", file.name, file.path);
     }
     text.push_str("];\n/// All kernels.\npub static KERNELS: &[Kernel] = &[\n");
-    for file in files.iter().filter(|file| file.name.ends_with(".cu")) {
+    table(files.iter().filter(|file| !is_planted(file)), &mut text);
+    text.push_str("];\n/// Those that test the emulation.\n#[cfg(feature = \"emulate\")]\npub static PLANTED: &[Kernel] = &[\n");
+    table(files.iter().filter(|file| is_planted(file)), &mut text);
+    text.push_str("];\n");
+    text
+}
+
+fn table<'a>(files: impl Iterator<Item = &'a File>, text: &mut String) {
+    for file in files.filter(|file| file.name.ends_with(".cu")) {
         for Kernel { name, args, threads, hopper } in file.text.lines().filter_map(kernel) {
             let bytes = format!("size_of::<super::args::{args}>()");
             let (name, file) = (format!("{name:?}"), format!("{:?}", file.name));
@@ -66,6 +79,4 @@ pub fn to_rust(files: &[File]) -> String {
             );
         }
     }
-    text.push_str("];\n");
-    text
 }

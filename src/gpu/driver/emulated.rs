@@ -5,8 +5,10 @@
 // SAFETY: the C interface of kernels/host: handles are checked there or here; addresses are the callers' promise, as `Driver` says.
 #![allow(unsafe_code)]
 
-use super::{Arch, Driver, Event, Facts, Graph, Kernel, Pointer, Shape, Stream};
+use super::{Arch, Driver, Event, Facts, Graph, Kernel, Pointer, Shape, Stream, Tiled};
+use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::gpu::args::TensorMap;
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -17,10 +19,20 @@ mod linked {
     unsafe extern "C" {
         pub fn emulate_launch(kernel: *const c_char, grid: *const u32, shared_bytes: usize, args: *const c_void) -> c_int;
         pub fn emulate_error() -> *const c_char;
-        pub fn emulate_configure(os_threads: u32, seed: u64, mode: c_int);
+        pub fn emulate_configure(os_threads: u32, seed: u64, mode: c_int, shared_limit: u32, cooperative: c_int);
         pub fn emulate_malloc(bytes: usize) -> *mut c_void;
         pub fn emulate_free(at: *mut c_void) -> c_int;
         pub fn emulate_kernel(number: c_int, name: *mut *const c_char, threads: *mut u32, args_bytes: *mut usize) -> c_int;
+        pub fn emulate_tensor_map(
+            out: *mut c_void,
+            element: u32,
+            rank: u32,
+            base: *const c_void,
+            dims: *const u64,
+            strides: *const u64,
+            box_dims: *const u32,
+            swizzle: c_int,
+        ) -> c_int;
         pub static fair_moe_layout: c_void;
     }
 }
@@ -29,7 +41,7 @@ mod linked {
 struct Library {
     launch: unsafe extern "C" fn(*const c_char, *const u32, usize, *const c_void) -> c_int,
     error: unsafe extern "C" fn() -> *const c_char,
-    configure: unsafe extern "C" fn(u32, u64, c_int),
+    configure: unsafe extern "C" fn(u32, u64, c_int, u32, c_int),
     malloc: unsafe extern "C" fn(usize) -> *mut c_void,
     free: unsafe extern "C" fn(*mut c_void) -> c_int,
 }
@@ -174,16 +186,32 @@ impl Emulated {
         state.last
     }
 
+    /// Why a GPU would not launch this.
+    fn refuses(&self, kernel: &Kernel, shape: Shape) -> Option<String> {
+        let Facts { arch, multiprocessors, shared_bytes, .. } = self.facts;
+        let blocks: u64 = shape.grid.iter().map(|&blocks| blocks as u64).product();
+        if shape.shared_bytes > shared_bytes {
+            Some(format!("it takes {} bytes of shared memory, where a block has {shared_bytes}", shape.shared_bytes))
+        } else if kernel.hopper && arch != Arch::HOPPER {
+            Some(format!("it is for {} alone, and this is {arch}", Arch::HOPPER))
+        } else if shape.cooperative && blocks > multiprocessors.into() {
+            Some(format!("its {blocks} blocks have to run at the same time, on {multiprocessors} multiprocessors"))
+        } else if shape.cluster != [1; 3] {
+            Some(format!("a cluster of {:?} blocks is not emulated", shape.cluster))
+        } else {
+            None
+        }
+    }
+
     fn run(&self, kernel: &Kernel, shape: Shape, args: *const u8) -> Result<()> {
-        if shape.shared_bytes > self.facts.shared_bytes {
-            let why = format!("{} bytes of shared memory, where a block has {}", shape.shared_bytes, self.facts.shared_bytes);
-            return Err(Error::Refused(format!("{} cannot be launched with {why}", kernel.name)));
+        if let Some(why) = self.refuses(kernel, shape) {
+            return Err(Error::Refused(format!("{} cannot be launched: {why}", kernel.name)));
         }
         let name = CString::new(kernel.name).map_err(|_| Error::Refused("a kernel's name holds a 0".into()))?;
         let (s, library) = (&self.settings, Library::get()?);
         // SAFETY: `args` is the struct that the kernel takes; what its addresses hold is the caller's promise.
         let failed = unsafe {
-            (library.configure)(s.workers, s.seed, s.mode as c_int);
+            (library.configure)(s.workers, s.seed, s.mode as c_int, self.facts.shared_bytes, shape.cooperative as c_int);
             (library.launch)(name.as_ptr(), shape.grid.as_ptr(), shape.shared_bytes as usize, args.cast()) != 0
         };
         if !failed {
@@ -247,6 +275,26 @@ impl Driver for Emulated {
         // SAFETY: the caller's promise.
         unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to.as_mut_ptr(), to.len()) };
         Ok(())
+    }
+
+    fn tensor_map(&self, tensor: &Tiled<'_>) -> Result<TensorMap> {
+        let element = match tensor.dtype {
+            DType::F32 => 4,
+            DType::F16 | DType::Bf16 => 2,
+            DType::F64 => 8,
+        };
+        let Tiled { dims, strides, box_dims, .. } = *tensor;
+        let mut map = TensorMap::default();
+        let lengths = dims.len() == box_dims.len() && strides.len() + 1 == dims.len();
+        let at = (&raw mut map).cast();
+        // SAFETY: 128 bytes to write; as many numbers as the rank says are read. What it makes of them is the same in every library.
+        let refused = lengths
+            && unsafe {
+                let (base, rank) = (tensor.base as *const c_void, dims.len() as u32);
+                let (dims, strides, boxes) = (dims.as_ptr(), strides.as_ptr(), box_dims.as_ptr());
+                linked::emulate_tensor_map(at, element, rank, base, dims, strides, boxes, tensor.swizzle as c_int) != 0
+            };
+        if refused || !lengths { Err(Error::Refused(format!("there is no tensor map of {tensor:?}"))) } else { Ok(map) }
     }
 
     fn prepare(&self, _: &[&'static Kernel]) -> Result<()> {

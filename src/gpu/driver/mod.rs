@@ -4,12 +4,8 @@
 pub mod cache;
 #[cfg(feature = "cuda")]
 pub mod compiler;
-#[cfg(feature = "cuda")]
-pub mod cuda;
 #[cfg(feature = "emulate")]
 pub mod emulated;
-#[cfg(feature = "cuda")]
-mod libcuda;
 #[cfg(feature = "cuda")]
 pub mod locate;
 #[cfg(feature = "cuda")]
@@ -17,8 +13,9 @@ pub mod nvrtc;
 #[cfg(feature = "cuda")]
 pub mod program;
 
-use super::args::Args;
+use super::args::{Args, TensorMap};
 use super::kernels::{Kernel, find};
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use std::fmt;
 
@@ -114,6 +111,24 @@ impl Shape {
     }
 }
 
+/// A tensor in device memory, and the box of it that one load brings into shared memory: what `cuTensorMapEncodeTiled` takes. The
+/// elements are not interleaved, every one of a box is taken, and what lies outside the tensor comes as zeros.
+#[derive(Clone, Copy, Debug)]
+pub struct Tiled<'a> {
+    /// `F32`, `F16` or `Bf16`.
+    pub dtype: DType,
+    /// Where it begins: a multiple of 16.
+    pub base: Pointer,
+    /// Its elements in each dimension, the innermost first: 1 to 5 of them, each 1 to 2^32.
+    pub dims: &'a [u64],
+    /// Bytes from one element to the next in each dimension but the innermost, where they lie side by side: multiples of 16, below 2^40.
+    pub strides: &'a [u64],
+    /// The box's elements in each dimension: 1 to 256; its rows are a multiple of 16 bytes.
+    pub box_dims: &'a [u32],
+    /// Whether rows of at most 128 bytes are swizzled as wgmma reads them; else they lie as they are.
+    pub swizzle: bool,
+}
+
 /// What runs kernels. Addresses and handles are plain numbers: who holds one answers for it, see `buffer`.
 ///
 /// # Safety
@@ -152,6 +167,10 @@ pub trait Driver: Send + Sync + fmt::Debug {
     /// As of the whole trait.
     #[allow(unsafe_code)]
     unsafe fn read(&self, stream: Stream, from: Pointer, to: &mut [u8]) -> Result<()>;
+
+    /// Describes a tensor to the tensor-map loads of sm_90a; the map is passed inside an argument struct. It does not touch the memory,
+    /// and is refused where [`Tiled`] says what its fields have to be.
+    fn tensor_map(&self, tensor: &Tiled<'_>) -> Result<TensorMap>;
 
     /// Makes kernels ready, so that a launch neither compiles nor loads.
     fn prepare(&self, kernels: &[&'static Kernel]) -> Result<()>;

@@ -1,0 +1,57 @@
+// sm_90: mbarriers, tensor-map loads, the asynchronous proxy, and registers handed from one warpgroup to another.
+#pragma once
+#include "lib/memory.cuh"
+
+#if defined(__CUDACC__)
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+PTX void mbarrier_init(uint32_t bar, int count) { asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(count) : "memory"); }
+PTX void mbarrier_init_fence() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+PTX void mbarrier_arrive(uint32_t bar) { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory"); }
+PTX void mbarrier_expect_tx(uint32_t bar, int bytes) {
+  asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(bytes) : "memory");
+}
+PTX void mbarrier_arrive_expect_tx(uint32_t bar, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes) : "memory");
+}
+PTX bool mbarrier_try_wait(uint32_t bar, uint32_t parity) {
+  uint32_t done;
+  asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.b32 %0, 1, 0, p; }"
+               : "=r"(done) : "r"(bar), "r"(parity) : "memory");
+  return done;
+}
+PTX void mbarrier_wait(uint32_t bar, uint32_t parity) {
+  while (!mbarrier_try_wait(bar, parity)) {}
+}
+PTX void cp_async_mbarrier_arrive_noinc(uint32_t bar) { asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(bar) : "memory"); }
+PTX void fence_proxy_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+PTX void tma_load_2d(uint32_t to, const TensorMap* map, int x, int y, uint32_t bar) {
+  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];"
+               ::"r"(to), "l"(map), "r"(bar), "r"(x), "r"(y) : "memory");
+}
+template <int N> PTX void setmaxnreg_inc() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N)); }
+template <int N> PTX void setmaxnreg_dec() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)); }
+PTX void griddepcontrol_wait() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+PTX void griddepcontrol_launch_dependents() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+#endif
+#else
+PTX void mbarrier_init(uint32_t bar, int count, EMULATED_AT) { emulate::mbarrier_init(bar, uint32_t(count), at); }
+PTX void mbarrier_init_fence() {}
+PTX void mbarrier_arrive(uint32_t bar, EMULATED_AT) {
+  emulate::mbarrier_change(emulate::self->block, bar, 1, 0, at);
+  emulate::shake();
+}
+PTX void mbarrier_expect_tx(uint32_t bar, int bytes, EMULATED_AT) { emulate::mbarrier_change(emulate::self->block, bar, 0, bytes, at); }
+PTX void mbarrier_arrive_expect_tx(uint32_t bar, int bytes, EMULATED_AT) {
+  mbarrier_expect_tx(bar, bytes, at);
+  mbarrier_arrive(bar, at);
+}
+PTX void mbarrier_wait(uint32_t bar, uint32_t parity, EMULATED_AT) { emulate::mbarrier_wait(bar, parity, at); }
+PTX bool mbarrier_try_wait(uint32_t bar, uint32_t parity, EMULATED_AT) { return emulate::mbarrier_wait(bar, parity, at), true; }
+PTX void cp_async_mbarrier_arrive_noinc(uint32_t bar, EMULATED_AT) { emulate::cp_async_arrive(bar, at); }
+PTX void fence_proxy_async() { emulate::fence_proxy_async(); }
+PTX void tma_load_2d(uint32_t to, const TensorMap* map, int x, int y, uint32_t bar, EMULATED_AT) { emulate::tma_load(to, map, {x, y}, 2, bar, at); }
+template <int N> PTX void setmaxnreg_inc() {}
+template <int N> PTX void setmaxnreg_dec() {}
+PTX void griddepcontrol_wait() {}
+PTX void griddepcontrol_launch_dependents() {}
+#endif

@@ -1,0 +1,72 @@
+// What every kernel is written with: integers of known size, 16-bit floats, shared memory, and the line that declares a kernel.
+#pragma once
+
+#if defined(__CUDACC__)
+typedef unsigned char uint8_t;
+typedef unsigned short uint16_t;
+typedef unsigned int uint32_t;
+typedef int int32_t;
+typedef unsigned long long uint64_t;
+typedef long long int64_t;
+
+// name, argument struct, threads of a block, blocks that a multiprocessor is to hold, body (reads p). One line each: the build reads them.
+#define KERNEL(name, Args, threads, blocks, ...) \
+  extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Args p) { __VA_ARGS__; }
+#define HOPPER_KERNEL(...) KERNEL(__VA_ARGS__)
+#define DYNAMIC_SHARED(name) extern __shared__ __align__(1024) unsigned char name[]
+#define STATIC_SHARED(T, name, n) __shared__ T name[n]
+#define PTX __device__ __forceinline__
+#else
+#include "host/kernel.hpp"
+#define PTX inline
+// The last argument of an emulated instruction: where the kernel uses it.
+#define EMULATED_AT emulate::Site at = emulate::Site::here()
+#endif
+
+struct bf16 { uint16_t bits; };
+struct f16 { uint16_t bits; };
+struct alignas(64) TensorMap { uint64_t opaque[16]; };   // CUtensorMap
+
+#if defined(__CUDACC__)
+PTX float to_float(bf16 x) { return __uint_as_float(uint32_t(x.bits) << 16); }
+PTX float to_float(f16 x) {
+  float f;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(x.bits));
+  return f;
+}
+PTX bf16 to_bf16(float f) {
+  bf16 r;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(r.bits) : "f"(f));
+  return r;
+}
+PTX f16 to_f16(float f) {
+  f16 r;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(r.bits) : "f"(f));
+  return r;
+}
+PTX uint32_t pack_bf16(float low, float high) {
+  uint32_t r;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+  return r;
+}
+PTX uint32_t pack_f16(float low, float high) {
+  uint32_t r;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+  return r;
+}
+#else
+PTX float to_float(bf16 x) { return emulate::bf16_to_float(x.bits); }
+PTX float to_float(f16 x) { return emulate::half_to_float(x.bits); }
+PTX bf16 to_bf16(float f) { return {emulate::float_to_bf16(f)}; }
+PTX f16 to_f16(float f) { return {emulate::float_to_half(f)}; }
+PTX uint32_t pack_bf16(float low, float high) { return emulate::float_to_bf16(low) | uint32_t(emulate::float_to_bf16(high)) << 16; }
+PTX uint32_t pack_f16(float low, float high) { return emulate::float_to_half(low) | uint32_t(emulate::float_to_half(high)) << 16; }
+#endif
+
+PTX float to_float(float x) { return x; }
+template <class T> struct Narrow;
+template <> struct Narrow<float> { static PTX float from(float x) { return x; } };
+template <> struct Narrow<bf16> { static PTX bf16 from(float x) { return to_bf16(x); } };
+template <> struct Narrow<f16> { static PTX f16 from(float x) { return to_f16(x); } };
+// Rounded once, to nearest.
+template <class T> PTX T narrow(float x) { return Narrow<T>::from(x); }
