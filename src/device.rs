@@ -73,10 +73,15 @@ impl FromStr for Device {
     }
 }
 
+#[cfg(feature = "cuda")]
 fn cuda(number: usize) -> Result<Device> {
-    let why =
-        if cfg!(feature = "cuda") { "is not there yet" } else { "needs the feature `cuda`, which this build does not have" };
-    Err(Error::Refused(format!("the device cuda:{number} {why}")))
+    let driver = crate::gpu::driver::cuda::Cuda::new(number)?;
+    Ok(Device::of(format!("cuda:{number}"), Arc::new(driver)))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(number: usize) -> Result<Device> {
+    Err(Error::Refused(format!("the device cuda:{number} needs the feature `cuda`, which this build does not have")))
 }
 
 #[cfg(feature = "emulate")]

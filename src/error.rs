@@ -73,6 +73,16 @@ pub enum Error {
         /// What the compiler says.
         log: String,
     },
+    /// A call of CUDA's driver that failed; or work that was launched before, of which a later call tells.
+    #[error("{call} failed: {name} ({code})")]
+    Cuda {
+        /// What was called.
+        call: String,
+        /// CUDA's number of the error.
+        code: u32,
+        /// CUDA's name of it.
+        name: String,
+    },
     /// Anything else that was asked for and cannot be had, in a whole sentence.
     #[error("{0}")]
     Refused(String),

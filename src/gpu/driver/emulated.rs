@@ -6,7 +6,6 @@
 #![allow(unsafe_code)]
 
 use super::{Arch, Driver, Event, Facts, Graph, Kernel, Pointer, Shape, Stream, Tiled};
-use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::gpu::args::TensorMap;
 use std::collections::HashMap;
@@ -278,23 +277,16 @@ impl Driver for Emulated {
     }
 
     fn tensor_map(&self, tensor: &Tiled<'_>) -> Result<TensorMap> {
-        let element = match tensor.dtype {
-            DType::F32 => 4,
-            DType::F16 | DType::Bf16 => 2,
-            DType::F64 => 8,
-        };
+        let (rank, element) = (tensor.rank()?, tensor.dtype.bytes() as u32);
         let Tiled { dims, strides, box_dims, .. } = *tensor;
         let mut map = TensorMap::default();
-        let lengths = dims.len() == box_dims.len() && strides.len() + 1 == dims.len();
-        let at = (&raw mut map).cast();
         // SAFETY: 128 bytes to write; as many numbers as the rank says are read. What it makes of them is the same in every library.
-        let refused = lengths
-            && unsafe {
-                let (base, rank) = (tensor.base as *const c_void, dims.len() as u32);
-                let (dims, strides, boxes) = (dims.as_ptr(), strides.as_ptr(), box_dims.as_ptr());
-                linked::emulate_tensor_map(at, element, rank, base, dims, strides, boxes, tensor.swizzle as c_int) != 0
-            };
-        if refused || !lengths { Err(Error::Refused(format!("there is no tensor map of {tensor:?}"))) } else { Ok(map) }
+        let refused = unsafe {
+            let (to, base) = ((&raw mut map).cast(), tensor.base as *const c_void);
+            let (dims, strides, box_dims) = (dims.as_ptr(), strides.as_ptr(), box_dims.as_ptr());
+            linked::emulate_tensor_map(to, element, rank, base, dims, strides, box_dims, tensor.swizzle as c_int) != 0
+        };
+        if refused { Err(tensor.refused()) } else { Ok(map) }
     }
 
     fn prepare(&self, _: &[&'static Kernel]) -> Result<()> {

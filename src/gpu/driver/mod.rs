@@ -4,8 +4,12 @@
 pub mod cache;
 #[cfg(feature = "cuda")]
 pub mod compiler;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 #[cfg(feature = "emulate")]
 pub mod emulated;
+#[cfg(feature = "cuda")]
+mod libcuda;
 #[cfg(feature = "cuda")]
 pub mod locate;
 #[cfg(feature = "cuda")]
@@ -127,6 +131,19 @@ pub struct Tiled<'a> {
     pub box_dims: &'a [u32],
     /// Whether rows of at most 128 bytes are swizzled as wgmma reads them; else they lie as they are.
     pub swizzle: bool,
+}
+
+impl Tiled<'_> {
+    /// How many dimensions it has, once its lists are as long as that asks for.
+    pub(crate) fn rank(&self) -> Result<u32> {
+        let rank = self.dims.len();
+        let fits = (1..=5).contains(&rank) && self.strides.len() + 1 == rank && self.box_dims.len() == rank;
+        if fits { Ok(rank as u32) } else { Err(self.refused()) }
+    }
+
+    pub(crate) fn refused(&self) -> Error {
+        Error::Refused(format!("there is no tensor map of {self:?}"))
+    }
 }
 
 /// What runs kernels. Addresses and handles are plain numbers: who holds one answers for it, see `buffer`.

@@ -1,0 +1,508 @@
+//! A GPU, by its primary context: the one that PyTorch, candle and every other user of the runtime shares.
+
+// SAFETY: the driver API. Handles were given by it and are given back once; addresses, streams and what lies behind them are the
+// callers' promise, as `Driver` says. The context is bound around every call that needs one.
+#![allow(unsafe_code)]
+
+use super::compiler::Compiler;
+use super::libcuda::{Libcuda, call, check};
+use super::{Arch, Driver, Event, Facts, Graph, Kernel, Pointer, Shape, Stream, Tiled};
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::gpu::args::TensorMap;
+use cudarc::driver::sys::{self, CUfunction_attribute as Attribute, CUlaunchAttributeID as LaunchAttribute, CUstreamCaptureMode};
+use std::collections::HashMap;
+use std::ffi::{CString, c_void};
+use std::marker::PhantomData;
+use std::ptr::null_mut;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
+
+/// The oldest architecture that the kernels are written for.
+const OLDEST: Arch = Arch(80);
+
+/// A GPU. Its kernels are loaded once, when they are first needed.
+#[derive(Debug)]
+pub struct Cuda {
+    libcuda: Libcuda,
+    facts: Facts,
+    device: sys::CUdevice,
+    /// A `CUcontext`. Handles are kept as numbers, as in `Stream`, so that they may go from thread to thread, as libcuda allows.
+    context: u64,
+    compiler: Compiler,
+    loaded: Mutex<HashMap<&'static str, Loaded>>,
+    recording: Mutex<Recording>,
+}
+
+/// A kernel in the context.
+#[derive(Clone, Copy, Debug)]
+struct Loaded {
+    module: u64,
+    function: u64,
+    /// The most dynamic shared memory that it has been allowed so far.
+    shared_bytes: u32,
+}
+
+#[derive(Debug, Default)]
+struct Recording {
+    /// Of each capturing stream: who began, and what has been launched since.
+    capturing: HashMap<u64, (ThreadId, Vec<&'static str>)>,
+    graphs: HashMap<u64, Vec<&'static str>>,
+}
+
+/// The context is this thread's current one until this goes; then it is again which it was.
+struct Bound(PhantomData<*const ()>);
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        let mut ours = null_mut();
+        // SAFETY: what `bind` pushed on this very thread.
+        let _ = unsafe { call!(cuCtxPopCurrent_v2(&mut ours)) };
+    }
+}
+
+/// Until this goes, this thread may do while it captures what does not touch the capturing streams, such as load a module.
+struct Relaxed(CUstreamCaptureMode, PhantomData<*const ()>);
+
+impl Relaxed {
+    fn new() -> Result<Self> {
+        let mut mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+        // SAFETY: a place to read from and write to.
+        unsafe { call!(cuThreadExchangeStreamCaptureMode(&mut mode)) }?;
+        Ok(Self(mode, PhantomData))
+    }
+}
+
+impl Drop for Relaxed {
+    fn drop(&mut self) {
+        // SAFETY: the mode that this thread had.
+        let _ = unsafe { call!(cuThreadExchangeStreamCaptureMode(&mut self.0)) };
+    }
+}
+
+impl Cuda {
+    /// What GPUs there are, whether or not the kernels run on them.
+    ///
+    /// # Errors
+    /// In one sentence, why there are none.
+    pub fn devices() -> Result<Vec<Facts>> {
+        let libcuda = Libcuda::open()?;
+        (0..libcuda.count()?).map(|number| libcuda.facts(libcuda.device(number)?)).collect()
+    }
+
+    /// The GPU of that number.
+    ///
+    /// # Errors
+    /// In one sentence: no driver, one that is too old, no such GPU, one that is too old.
+    pub fn new(number: usize) -> Result<Self> {
+        let libcuda = Libcuda::open()?;
+        let device = libcuda.device(number)?;
+        let facts = libcuda.facts(device)?;
+        if facts.arch.0 < OLDEST.0 {
+            let what = format!("cuda:{number} ({}, {})", facts.name, facts.arch);
+            return Err(Error::Unavailable { what, why: format!("the kernels are for {OLDEST} and newer") });
+        }
+        let compiler = Compiler::find(Some(libcuda.version));
+        let mut context = null_mut();
+        // SAFETY: a place to write to, and a device that was given. It is given back when this value goes.
+        unsafe { call!(cuDevicePrimaryCtxRetain(&mut context, device)) }?;
+        let context = context as u64;
+        Ok(Self { libcuda, facts, device, context, compiler, loaded: Mutex::default(), recording: Mutex::default() })
+    }
+
+    /// Where kernels come from.
+    pub fn compiler(&self) -> &Compiler {
+        &self.compiler
+    }
+
+    fn bind(&self) -> Result<Bound> {
+        // SAFETY: retained until this value goes.
+        unsafe { call!(cuCtxPushCurrent_v2(self.context as sys::CUcontext)) }?;
+        Ok(Bound(PhantomData))
+    }
+
+    fn loaded(&self) -> MutexGuard<'_, HashMap<&'static str, Loaded>> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn recording(&self) -> MutexGuard<'_, Recording> {
+        self.recording.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Refuses what would break off a capture: by the thread that began one, or on a stream that captures.
+    fn not_capturing(&self, what: &str, stream: Option<Stream>) -> Result<()> {
+        let recording = self.recording();
+        let captures = |(at, (by, _)): (&u64, &(ThreadId, _))| *by == thread::current().id() || stream == Some(Stream(*at));
+        match recording.capturing.iter().any(captures) {
+            true => Err(Error::Refused(format!("{what} while launches are being captured"))),
+            false => Ok(()),
+        }
+    }
+
+    /// Compiles what is not loaded yet, all at the same time, and loads it. The context is bound.
+    fn load(&self, kernels: &[&'static Kernel]) -> Result<()> {
+        let there: Vec<&str> = self.loaded().keys().copied().collect();
+        let missing: Vec<&'static Kernel> = kernels.iter().copied().filter(|kernel| !there.contains(&kernel.name)).collect();
+        if let Some(foreign) = missing.iter().find(|kernel| kernel.hopper && self.facts.arch != Arch::HOPPER) {
+            let (name, hopper, here) = (foreign.name, Arch::HOPPER, self.facts.arch);
+            return Err(Error::Refused(format!("{name} is for {hopper} alone, and this GPU is {here}")));
+        }
+        let images = self.compiler.images(&missing, self.facts.arch)?;
+        let _relaxed = Relaxed::new()?;
+        for (kernel, image) in missing.iter().zip(&images) {
+            let new = load_one(kernel, &image.cubin)?;
+            // Another thread may have been here in the meantime: what it loaded may be in use.
+            let spare = match self.loaded().entry(kernel.name) {
+                std::collections::hash_map::Entry::Occupied(_) => Some(new.module),
+                std::collections::hash_map::Entry::Vacant(place) => {
+                    place.insert(new);
+                    None
+                }
+            };
+            if let Some(module) = spare {
+                // SAFETY: loaded above, and known to nobody else.
+                unsafe { call!(cuModuleUnload(module as sys::CUmodule)) }?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The kernel, loaded, and allowed that much dynamic shared memory. The context is bound.
+    fn function(&self, kernel: &'static Kernel, shared_bytes: u32) -> Result<sys::CUfunction> {
+        if !self.loaded().contains_key(kernel.name) {
+            self.load(&[kernel])?;
+        }
+        let mut all = self.loaded();
+        let loaded = all.get_mut(kernel.name).ok_or_else(|| Error::Refused(format!("{} is not loaded", kernel.name)))?;
+        let function = loaded.function as sys::CUfunction;
+        if shared_bytes > loaded.shared_bytes {
+            let attribute = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: a function of a module that stays loaded.
+            unsafe { call!(cuFuncSetAttribute(function, attribute, shared_bytes as i32)) }?;
+            loaded.shared_bytes = shared_bytes;
+        }
+        Ok(function)
+    }
+}
+
+fn load_one(kernel: &Kernel, cubin: &[u8]) -> Result<Loaded> {
+    let name = CString::new(kernel.name).map_err(|_| Error::Refused("a kernel's name holds a 0".into()))?;
+    let (mut module, mut function, mut threads) = (null_mut(), null_mut(), 0);
+    // SAFETY: the cubin that a compiler made, whole, as the cache's checksum says; places to write to.
+    unsafe { call!(cuModuleLoadData(&mut module, cubin.as_ptr().cast())) }?;
+    // SAFETY: the module just loaded, and places to write to. To ask how many threads it can have also loads the kernel itself,
+    // which libcuda may otherwise put off until its first launch.
+    let found = unsafe {
+        call!(cuModuleGetFunction(&mut function, module, name.as_ptr()))
+            .and_then(|()| call!(cuFuncGetAttribute(&mut threads, Attribute::CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK, function)))
+    };
+    let fits = found.and_then(|()| match threads.max(0) as u32 >= kernel.threads {
+        true => Ok(()),
+        false => {
+            Err(Error::Refused(format!("{} needs {} threads, and this GPU gives it {threads}", kernel.name, kernel.threads)))
+        }
+    });
+    if let Err(why) = fits {
+        // SAFETY: loaded above, and known to nobody else.
+        let _ = unsafe { call!(cuModuleUnload(module)) };
+        return Err(why);
+    }
+    Ok(Loaded { module: module as u64, function: function as u64, shared_bytes: 0 })
+}
+
+/// How a launch differs from a plain one.
+fn attributes(shape: Shape, arch: Arch) -> Vec<sys::CUlaunchAttribute> {
+    let plain = || sys::CUlaunchAttributeValue { pad: [0; 64] };
+    let mut list = vec![];
+    let mut add = |id, value| list.push(sys::CUlaunchAttribute { id, pad: [0; 4], value });
+    if shape.cooperative {
+        let mut value = plain();
+        value.cooperative = 1;
+        add(LaunchAttribute::CU_LAUNCH_ATTRIBUTE_COOPERATIVE, value);
+    }
+    if shape.cluster != [1; 3] {
+        let [x, y, z] = shape.cluster;
+        let mut value = plain();
+        value.clusterDim = sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x, y, z };
+        add(LaunchAttribute::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION, value);
+    }
+    // Before 9.0 there is no such overlap: launches simply follow one another.
+    if shape.dependent && arch.0 >= 90 {
+        let mut value = plain();
+        value.programmaticStreamSerializationAllowed = 1;
+        add(LaunchAttribute::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION, value);
+    }
+    list
+}
+
+impl Driver for Cuda {
+    fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    fn new_stream(&self) -> Result<Stream> {
+        let _bound = self.bind()?;
+        let mut stream = null_mut();
+        let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
+        // SAFETY: a place to write to.
+        unsafe { call!(cuStreamCreate(&mut stream, flags)) }?;
+        Ok(Stream(stream as u64))
+    }
+
+    fn end_stream(&self, stream: Stream) {
+        self.recording().capturing.remove(&stream.0);
+        if let Ok(_bound) = self.bind() {
+            // SAFETY: the caller's promise. libcuda lets the work on it end first.
+            let _ = unsafe { call!(cuStreamDestroy_v2(stream.0 as sys::CUstream)) };
+        }
+    }
+
+    fn synchronise(&self, stream: Stream) -> Result<()> {
+        self.not_capturing("a wait", Some(stream))?;
+        let _bound = self.bind()?;
+        // SAFETY: the caller's promise.
+        unsafe { call!(cuStreamSynchronize(stream.0 as sys::CUstream)) }
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<Pointer> {
+        self.not_capturing("an allocation", None)?;
+        let _bound = self.bind()?;
+        let mut at = 0;
+        // SAFETY: a place to write to.
+        unsafe { call!(cuMemAlloc_v2(&mut at, bytes)) }?;
+        Ok(at)
+    }
+
+    fn free(&self, at: Pointer) -> Result<()> {
+        let _bound = self.bind()?;
+        let _relaxed = Relaxed::new()?;
+        // SAFETY: the caller's promise. libcuda lets the work that is under way end first.
+        unsafe { call!(cuMemFree_v2(at)) }
+    }
+
+    unsafe fn fill(&self, stream: Stream, at: Pointer, value: u8, bytes: usize) -> Result<()> {
+        self.not_capturing("a fill from the host", Some(stream))?;
+        let _bound = self.bind()?;
+        // SAFETY: the caller's promise.
+        unsafe { call!(cuMemsetD8Async(at, value, bytes, stream.0 as sys::CUstream)) }
+    }
+
+    unsafe fn write(&self, stream: Stream, to: Pointer, from: &[u8]) -> Result<()> {
+        self.not_capturing("a copy from the host", Some(stream))?;
+        let _bound = self.bind()?;
+        let stream = stream.0 as sys::CUstream;
+        // SAFETY: the caller's promise for `to`. The slice may be pinned memory, which would be read later: hence the wait.
+        unsafe {
+            call!(cuMemcpyHtoDAsync_v2(to, from.as_ptr().cast(), from.len(), stream))?;
+            call!(cuStreamSynchronize(stream))
+        }
+    }
+
+    unsafe fn read(&self, stream: Stream, from: Pointer, to: &mut [u8]) -> Result<()> {
+        self.not_capturing("a copy to the host", Some(stream))?;
+        let _bound = self.bind()?;
+        let stream = stream.0 as sys::CUstream;
+        // SAFETY: the caller's promise for `from`; the slice is borrowed until the copy has ended.
+        unsafe {
+            call!(cuMemcpyDtoHAsync_v2(to.as_mut_ptr().cast(), from, to.len(), stream))?;
+            call!(cuStreamSynchronize(stream))
+        }
+    }
+
+    fn tensor_map(&self, tensor: &Tiled<'_>) -> Result<TensorMap> {
+        let rank = tensor.rank()?;
+        let element = match tensor.dtype {
+            DType::F32 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
+            DType::F16 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+            DType::Bf16 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+            DType::F64 => return Err(tensor.refused()),
+        };
+        let swizzle = match tensor.swizzle {
+            true => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+            false => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_NONE,
+        };
+        let Tiled { base, dims, strides, box_dims, .. } = *tensor;
+        let _bound = self.bind()?;
+        let mut map = sys::CUtensorMap { opaque: [0; 16] };
+        // SAFETY: a place to write to; as many numbers as the rank says are read. The tensor's memory is not touched.
+        unsafe {
+            call!(cuTensorMapEncodeTiled(
+                &mut map,
+                element,
+                rank,
+                base as *mut c_void,
+                dims.as_ptr(),
+                strides.as_ptr(),
+                box_dims.as_ptr(),
+                [1; 5].as_ptr(),
+                sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+                swizzle,
+                sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
+                sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+            ))
+        }?;
+        Ok(TensorMap(map.opaque))
+    }
+
+    fn prepare(&self, kernels: &[&'static Kernel]) -> Result<()> {
+        let _bound = self.bind()?;
+        self.load(kernels)
+    }
+
+    unsafe fn launch_raw(&self, stream: Stream, kernel: &'static Kernel, shape: Shape, args: *const u8) -> Result<()> {
+        if shape.shared_bytes > self.facts.shared_bytes {
+            let why = format!("{} bytes of shared memory, where a block has {}", shape.shared_bytes, self.facts.shared_bytes);
+            return Err(Error::Refused(format!("{} cannot be launched with {why}", kernel.name)));
+        }
+        let _bound = self.bind()?;
+        let function = self.function(kernel, shape.shared_bytes)?;
+        if shape.cluster.iter().product::<u32>() > 8 {
+            let attribute = Attribute::CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED;
+            // SAFETY: a function of a module that stays loaded.
+            unsafe { call!(cuFuncSetAttribute(function, attribute, 1)) }?;
+        }
+        let mut attributes = attributes(shape, self.facts.arch);
+        let config = sys::CUlaunchConfig {
+            gridDimX: shape.grid[0],
+            gridDimY: shape.grid[1],
+            gridDimZ: shape.grid[2],
+            blockDimX: kernel.threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: shape.shared_bytes,
+            hStream: stream.0 as sys::CUstream,
+            attrs: attributes.as_mut_ptr(),
+            numAttrs: attributes.len() as u32,
+        };
+        let mut parameter = args.cast_mut().cast::<c_void>();
+        // SAFETY: one parameter, the struct that the kernel takes, which libcuda copies before it returns; the rest is the caller's
+        // promise.
+        let code = unsafe { sys::cuLaunchKernelEx(&config, function, &mut parameter, null_mut()) };
+        check(&format!("the launch of {}", kernel.name), code)?;
+        if let Some((_, names)) = self.recording().capturing.get_mut(&stream.0) {
+            names.push(kernel.name);
+        }
+        Ok(())
+    }
+
+    fn begin_capture(&self, stream: Stream) -> Result<()> {
+        let _bound = self.bind()?;
+        let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the caller's promise.
+        unsafe { call!(cuStreamBeginCapture_v2(stream.0 as sys::CUstream, mode)) }?;
+        self.recording().capturing.insert(stream.0, (thread::current().id(), vec![]));
+        Ok(())
+    }
+
+    fn end_capture(&self, stream: Stream) -> Result<Graph> {
+        let _bound = self.bind()?;
+        let recorded = self.recording().capturing.remove(&stream.0);
+        let (_, names) = recorded.ok_or_else(|| Error::Refused("this stream was not capturing".into()))?;
+        let (mut graph, mut runs) = (null_mut(), null_mut());
+        // SAFETY: places to write to; the graph is done with when it has been made ready to run.
+        unsafe {
+            call!(cuStreamEndCapture(stream.0 as sys::CUstream, &mut graph))?;
+            let made = call!(cuGraphInstantiateWithFlags(&mut runs, graph, 0));
+            let _ = call!(cuGraphDestroy(graph));
+            made?;
+        }
+        self.recording().graphs.insert(runs as u64, names);
+        Ok(Graph(runs as u64))
+    }
+
+    fn graph_kernels(&self, graph: &Graph) -> Vec<&'static str> {
+        self.recording().graphs.get(&graph.0).cloned().unwrap_or_default()
+    }
+
+    fn replay(&self, stream: Stream, graph: &Graph) -> Result<()> {
+        let _bound = self.bind()?;
+        if !self.recording().graphs.contains_key(&graph.0) {
+            return Err(Error::Refused("there is no such graph".into()));
+        }
+        // SAFETY: a graph that stands; what its launches read and write is the caller's promise.
+        unsafe { call!(cuGraphLaunch(graph.0 as sys::CUgraphExec, stream.0 as sys::CUstream)) }
+    }
+
+    fn end_graph(&self, graph: Graph) {
+        if let (Ok(_bound), Some(_)) = (self.bind(), self.recording().graphs.remove(&graph.0)) {
+            // SAFETY: made in `end_capture`, and given back once. libcuda lets it run to its end first.
+            let _ = unsafe { call!(cuGraphExecDestroy(graph.0 as sys::CUgraphExec)) };
+        }
+    }
+
+    fn new_event(&self) -> Result<Event> {
+        let _bound = self.bind()?;
+        let mut event = null_mut();
+        // The default times, which is what events are for here.
+        let flags = sys::CUevent_flags::CU_EVENT_DEFAULT as u32;
+        // SAFETY: a place to write to.
+        unsafe { call!(cuEventCreate(&mut event, flags)) }?;
+        Ok(Event(event as u64))
+    }
+
+    fn record(&self, stream: Stream, event: &Event) -> Result<()> {
+        let _bound = self.bind()?;
+        // SAFETY: the caller's promise.
+        unsafe { call!(cuEventRecord(event.0 as sys::CUevent, stream.0 as sys::CUstream)) }
+    }
+
+    fn elapsed_ms(&self, from: &Event, to: &Event) -> Result<f32> {
+        self.not_capturing("a wait", None)?;
+        let _bound = self.bind()?;
+        let (from, to) = (from.0 as sys::CUevent, to.0 as sys::CUevent);
+        // SAFETY: the caller's promise that they stand; one that was never recorded is an error of libcuda's.
+        unsafe {
+            call!(cuEventSynchronize(from))?;
+            call!(cuEventSynchronize(to))?;
+            self.libcuda.elapsed_ms(from, to)
+        }
+    }
+
+    fn end_event(&self, event: Event) {
+        if let Ok(_bound) = self.bind() {
+            // SAFETY: the caller's promise, and given back once.
+            let _ = unsafe { call!(cuEventDestroy_v2(event.0 as sys::CUevent)) };
+        }
+    }
+}
+
+impl Drop for Cuda {
+    fn drop(&mut self) {
+        if let Ok(_bound) = self.bind() {
+            // SAFETY: all work has ended before the kernels that it runs go; graphs and modules are known to nobody else. There is
+            // nobody to tell of an error.
+            unsafe {
+                let _ = call!(cuCtxSynchronize());
+                for &graph in self.recording().graphs.keys() {
+                    let _ = call!(cuGraphExecDestroy(graph as sys::CUgraphExec));
+                }
+                for loaded in self.loaded().values() {
+                    let _ = call!(cuModuleUnload(loaded.module as sys::CUmodule));
+                }
+            }
+        }
+        // SAFETY: retained once, released once.
+        let _ = unsafe { call!(cuDevicePrimaryCtxRelease_v2(self.device)) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plain_launch_has_no_attributes_and_others_have_theirs() {
+        let names = |shape, arch| -> Vec<_> { attributes(shape, arch).iter().map(|attribute| attribute.id).collect() };
+        let plain = Shape::blocks(7).shared(1000);
+        assert!(names(plain, Arch::HOPPER).is_empty());
+        let all = Shape { cluster: [2, 1, 1], dependent: true, ..plain.cooperative() };
+        use LaunchAttribute::*;
+        let (together, cluster) = (CU_LAUNCH_ATTRIBUTE_COOPERATIVE, CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION);
+        let overlapping = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+        assert_eq!(names(all, Arch::HOPPER), [together, cluster, overlapping]);
+        assert_eq!(names(all, Arch(80)), [together, cluster], "sm_80 knows no overlap");
+        // SAFETY: the member that was written.
+        let cluster = unsafe { attributes(all, Arch(80))[1].value.clusterDim };
+        assert_eq!((cluster.x, cluster.y, cluster.z), (2, 1, 1));
+    }
+}
