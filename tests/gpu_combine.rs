@@ -79,7 +79,6 @@ fn check<T: Element>(case: Case, seed: u64, bound: f64) {
         width: width as i32,
         top_k: top_k as i32,
     };
-    // SAFETY: every buffer is as long as the kernel takes it for.
     unsafe { combine::rows(&gpu.queue(), T::DTYPE, &args) }.unwrap();
     let got = to_f64(&out);
     let got: Vec<f64> = got[shift..].chunks(width + gap).flat_map(|row| row[..width].to_vec()).collect();
@@ -120,7 +119,6 @@ fn the_sum_is_rounded_once() {
         out_stride: 1,
         ..Default::default()
     };
-    // SAFETY: every buffer is as long as the kernel takes it for.
     unsafe { combine::rows(&gpu.queue(), DType::Bf16, &args) }.unwrap();
     assert_eq!(to_f64(&out), [1.0 + 2f64.powi(-7)]);
 }

@@ -6,6 +6,8 @@
 mod support;
 
 use fair_moe::check::every_axis;
+use fair_moe::gpu::args::{GateBackwardRows, GateBackwardWeights};
+use fair_moe::gpu::gate;
 use fair_moe::*;
 use half::{bf16, f16};
 use support::gpu::Gpu;
@@ -136,17 +138,144 @@ fn nan_is_chosen_last_and_stays_in_its_row() {
 
 #[test]
 fn what_cannot_be_launched_is_refused() {
-    use fair_moe::gpu::{args::GateForward, gate};
+    use fair_moe::gpu::args::GateForward;
     let gpu = Gpu::new(0);
-    let refused = |args: &GateForward| {
-        // SAFETY: nothing is launched.
-        unsafe { gate::forward(&gpu.queue(), DType::F32, args) }.unwrap_err().to_string()
-    };
+    let refused = |args: &GateForward| unsafe { gate::forward(&gpu.queue(), DType::F32, args) }.unwrap_err().to_string();
     let good = GateForward { rows: 1, width: 1, experts: 2, top_k: 1, ..Default::default() };
     assert_eq!(refused(&GateForward { rows: 0, ..good }), "the number of rows must be at least 1, but is 0");
     assert_eq!(refused(&GateForward { top_k: 3, ..good }), "top-k must be from 1 to the number of experts, 2, but is 3");
     assert_eq!(refused(&good), "x must be given, but is none");
-    // SAFETY: nothing is launched.
     let f64 = unsafe { gate::forward(&gpu.queue(), DType::F64, &good) };
     assert!(f64.is_err());
+}
+
+/// What the gate's backward kernels give: dx, and the gradients of fc1's weight and bias and of fc2's.
+struct Back {
+    dx: Vec<f64>,
+    gradients: [Vec<f64>; 4],
+}
+
+const PARAMS: [Param; 4] = [Param::GateFc1Weight, Param::GateFc1Bias, Param::GateFc2Weight, Param::GateFc2Bias];
+
+/// With parameter gradients in G, added to `before`.
+fn backward<T: Element, G: Element>(gpu: &Gpu, layer: &Layer, splits: Option<usize>, before: Option<f64>) -> Back {
+    let (config, rows) = (&layer.config, layer.tokens * layer.samples);
+    let (h, e, d) = (config.gate.hidden.map_or(0, |h| h.width), config.experts.count, config.width);
+    let activation = config.gate.hidden.map_or(0, |h| h.activation as i32);
+    let parameter = |p: Param| upload::<T>(gpu, &layer.parameters[p]);
+    let (fc1, fc2, x) = (parameter(Param::GateFc1Weight), parameter(Param::GateFc2Weight), upload::<T>(gpu, &layer.x));
+    let dlogits = upload::<f32>(gpu, layer.dlogits.as_ref().unwrap());
+    let hidden = gate_forward::<T>(gpu, layer, 0).hidden;
+    let cut = gate::Cut::new(gpu.driver.facts().multiprocessors, rows, d, h, e, config.gate.bias).unwrap();
+    let cut = gate::Cut { splits: splits.unwrap_or(cut.splits), ..cut };
+    let (dhidden, dx) = (gpu.new_of::<f32>(rows * h), gpu.new_of::<f32>(rows * d));
+    let counters = gpu.new_of::<i32>(cut.tiles);
+    let args = GateBackwardRows {
+        dlogits: dlogits.pointer(),
+        hidden: hidden.pointer(),
+        fc1_weight: fc1.pointer(),
+        fc2_weight: fc2.pointer(),
+        dhidden: dhidden.pointer(),
+        dx: dx.pointer(),
+        counters: counters.pointer(),
+        rows: rows as i32,
+        width: d as i32,
+        hidden_width: h as i32,
+        experts: e as i32,
+        activation,
+        tiles: cut.tiles as i32,
+    };
+    unsafe { gate::backward_rows(&gpu.queue(), T::DTYPE, &args) }.unwrap();
+    let parts = gpu.new_of::<f32>(cut.parts_len().unwrap());
+    let gradients = PARAMS.map(|p| upload::<G>(gpu, &vec![before.unwrap_or(f64::NAN); layer.parameters[p].len()]));
+    let args = GateBackwardWeights {
+        x: x.pointer(),
+        dlogits: dlogits.pointer(),
+        hidden: hidden.pointer(),
+        dhidden: dhidden.pointer(),
+        dfc1_weight: gradients[0].pointer(),
+        dfc1_bias: gradients[1].pointer(),
+        dfc2_weight: gradients[2].pointer(),
+        dfc2_bias: gradients[3].pointer(),
+        parts: parts.pointer(),
+        counters: counters.pointer(),
+        x_stride: d as i64,
+        rows: rows as i32,
+        width: d as i32,
+        hidden_width: h as i32,
+        experts: e as i32,
+        activation,
+        gradient_f32: (G::DTYPE == DType::F32).into(),
+        accumulate: before.is_some().into(),
+        splits: cut.splits as i32,
+    };
+    unsafe { gate::backward_weights(&gpu.queue(), T::DTYPE, &args) }.unwrap();
+    let back = Back { dx: to_f64(&dx), gradients: gradients.each_ref().map(to_f64) };
+    gradients.into_iter().for_each(|g| g.free().unwrap());
+    dx.free().unwrap();
+    parts.free().unwrap();
+    back
+}
+
+/// Behind a layer whose only gradient is that on the logits, dx and the gate's gradients are the gate's alone.
+fn check_back<T: Element, G: Element>(name: &str, layer: &Layer, gpu: &Gpu, splits: Option<usize>, before: Option<f64>) {
+    let mut layer = layer.clone();
+    (layer.dweights, layer.dprobabilities) = (None, None);
+    layer.dy.fill(0.0);
+    let (got, want) = (backward::<T, G>(gpu, &layer, splits, before), layer.reference().unwrap());
+    let bound = match G::DTYPE {
+        DType::Bf16 => 7e-3,
+        DType::F16 => 1.5e-3,
+        _ => 2e-5,
+    };
+    assert_close(&format!("dx of {name}"), &got.dx, &want.dx, 2e-5);
+    for (p, got) in PARAMS.into_iter().zip(&got.gradients) {
+        let want: Vec<f64> = want.gradients[p].iter().map(|g| g + before.unwrap_or(0.0)).collect();
+        assert_close(&format!("{} of {name}", p.name()), got, &want, bound);
+    }
+}
+
+#[test]
+fn the_way_back_agrees_with_the_reference_on_every_axis() {
+    for (turn, (name, layer)) in every_axis().into_iter().enumerate() {
+        let gpu = Gpu::new(turn as u64 % 6);
+        match turn % 4 {
+            0 => check_back::<f32, f32>(name, &layer, &gpu, None, None),
+            1 => check_back::<bf16, f32>(name, &layer, &gpu, None, Some(0.5)),
+            2 => check_back::<bf16, bf16>(name, &layer, &gpu, None, None),
+            _ => check_back::<f16, f16>(name, &layer, &gpu, None, Some(0.25)),
+        }
+    }
+}
+
+#[test]
+fn the_way_back_takes_any_size_and_any_number_of_splits() {
+    let shapes = [
+        (1, None, 1, 1, None),
+        (1, Some(1), 2, 3, Some(5)),
+        (63, Some(64), 5, 70, Some(3)),
+        (64, None, 65, 130, None),
+        (130, Some(70), 40, 600, Some(7)),
+        (20, Some(8), 300, 33, Some(2)),
+        (12, Some(9), 3, 1200, None),
+    ];
+    for (turn, (width, hidden, experts, rows, splits)) in shapes.into_iter().enumerate() {
+        let mut layer = gated(width, hidden, experts, 1, rows, turn as u64);
+        // A gradient of zero, from activations or weights that are all off, has no scale to be measured by.
+        layer.dlogits = Some(support::uniform(turn as u64, rows * experts));
+        let name = format!("{:?}", shapes[turn]);
+        check_back::<f32, f32>(&name, &layer, &Gpu::new(turn as u64 % 6), splits, Some(1.0));
+        check_back::<f16, f32>(&name, &layer, &Gpu::new((turn as u64 + 3) % 6), splits, None);
+    }
+}
+
+#[test]
+fn the_way_back_gives_the_same_bits_for_all_seeds() {
+    let layer = gated(40, Some(70), 12, 3, 700, 2);
+    let first = backward::<bf16, f32>(&Gpu::new(0), &layer, Some(4), None);
+    for gpu in Gpu::seeds() {
+        let other = backward::<bf16, f32>(&gpu, &layer, Some(4), None);
+        assert_eq!(first.dx, other.dx);
+        assert_eq!(first.gradients, other.gradients);
+    }
 }

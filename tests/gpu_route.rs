@@ -6,6 +6,8 @@
 mod support;
 
 use fair_moe::check::every_axis;
+use fair_moe::gpu::args::RouteBackward;
+use fair_moe::gpu::route;
 use fair_moe::*;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
@@ -249,5 +251,99 @@ fn after_the_gate_every_axis_agrees_with_the_reference() {
         let offsets: Vec<i32> = want.expert_offsets.iter().map(|&at| at as i32).collect();
         assert_eq!(got.expert_offsets[..offsets.len()], offsets, "{name}");
         assert_close(name, &got.weights.iter().map(|&w| w as f64).collect::<Vec<_>>(), &want.weights, 2e-5);
+    }
+}
+
+/// A layer that gives dlogits back as dx: a linear gate whose logits are the first E elements of x, and experts that do not read x.
+fn transparent(width: usize, experts: usize, change: impl Fn(&mut MoeConfig), seed: u64) -> Layer {
+    let mut config = MoeConfig { gate: Gate { hidden: None, bias: true }, ..MoeConfig::token_paper(width) };
+    config.experts = Experts { count: experts, width: 7, ..config.experts };
+    change(&mut config);
+    let mut layer = Layer::random(config, 9, 4, Layout::TokensFirst, seed);
+    layer.parameters[Param::GateFc2Weight] = (0..experts * width).map(|i| f64::from(i / width == i % width)).collect();
+    layer.parameters[Param::ExpertsFc1Weight].fill(0.0);
+    layer
+}
+
+/// dlogits [N, E], from the reference's routing and what its experts say of each weight in `parts` parts.
+fn backward<T: Element>(gpu: &Gpu, layer: &Layer, parts: usize) -> Vec<f64> {
+    let (config, rows) = (&layer.config, layer.tokens * layer.samples);
+    let (d, f, e) = (config.width, config.experts.width, config.experts.count);
+    let routing = reference::moe_forward(config, &layer.parameters.as_slices(), &layer.input(&layer.x)).unwrap().routing;
+    let (b1, w2) = (&layer.parameters[Param::ExpertsFc1Bias], &layer.parameters[Param::ExpertsFc2Weight]);
+    let mut dweight_parts = vec![0.0; routing.pairs() * parts];
+    for pair in 0..routing.pairs() {
+        let expert = routing.expert_offsets.iter().rposition(|&at| at <= pair).unwrap();
+        let dy = &layer.dy[routing.pair_row[pair] as usize * d..][..d];
+        for j in 0..f {
+            let inner = b1.get(expert * f + j).copied().unwrap_or(0.0);
+            let back: f64 = dy.iter().enumerate().map(|(i, dy)| dy * w2[(expert * d + i) * f + j]).sum();
+            dweight_parts[pair * parts + j % parts] += config.experts.activation.value(inner) * back;
+        }
+    }
+    let f32s = |values: &[f64]| upload::<f32>(gpu, values);
+    let optional = |values: &Option<Vec<f64>>| f32s(values.as_deref().unwrap_or_default());
+    let ints = |values: &[u32]| gpu.put(&values.iter().map(|&v| v as i32).collect::<Vec<i32>>());
+    let (probabilities, weights) = (f32s(&routing.probabilities), f32s(&routing.weights));
+    let (chosen, row_pairs, dweight_parts) = (ints(&routing.chosen), ints(&routing.row_pairs), f32s(&dweight_parts));
+    let (dy, fc2_bias) = (upload::<T>(gpu, &layer.dy), upload::<T>(gpu, &layer.parameters[Param::ExpertsFc2Bias]));
+    let (dweights, dprobabilities) = (optional(&layer.dweights), optional(&layer.dprobabilities));
+    let (dlogits_in, dlogits) = (optional(&layer.dlogits), gpu.new_of::<f32>(rows * e));
+    let args = RouteBackward {
+        probabilities: probabilities.pointer(),
+        weights: weights.pointer(),
+        chosen: chosen.pointer(),
+        row_pairs: row_pairs.pointer(),
+        dweight_parts: dweight_parts.pointer(),
+        dy: dy.pointer(),
+        fc2_bias: fc2_bias.pointer(),
+        dweights: dweights.pointer(),
+        dprobabilities: dprobabilities.pointer(),
+        dlogits_in: dlogits_in.pointer(),
+        dlogits: dlogits.pointer(),
+        dy_stride: d as i64,
+        rows: rows as i32,
+        width: d as i32,
+        experts: e as i32,
+        top_k: config.top_k as i32,
+        parts: parts as i32,
+        renormalise: config.renormalise.into(),
+    };
+    unsafe { route::backward(&gpu.queue(), T::DTYPE, &args) }.unwrap();
+    let got = to_f64(&dlogits);
+    dlogits.free().unwrap();
+    got
+}
+
+#[test]
+fn the_way_back_agrees_with_the_reference() {
+    type Change = fn(&mut MoeConfig);
+    let cases: [(&str, usize, usize, Change); 7] = [
+        ("raw", 13, 5, |c| c.top_k = 2),
+        ("renormalised", 16, 5, |c| (c.top_k, c.renormalise) = (3, true)),
+        ("renormalised, one choice", 40, 6, |c| (c.top_k, c.renormalise) = (1, true)),
+        ("k = E", 24, 5, |c| (c.top_k, c.capacity) = (5, Capacity::None)),
+        ("capacity 1", 264, 7, |c| (c.top_k, c.capacity, c.renormalise) = (4, Capacity::Fixed(1), true)),
+        ("no biases", 8, 4, |c| (c.top_k, c.experts.bias) = (2, false)),
+        ("many experts", 80, 70, |c| (c.top_k, c.renormalise) = (40, true)),
+    ];
+    for (turn, (name, width, experts, change)) in cases.into_iter().enumerate() {
+        for (variant, gpu) in Gpu::some(turn as u64).enumerate() {
+            let mut layer = transparent(width, experts, change, turn as u64);
+            match (turn + variant) % 4 {
+                0 => (layer.dweights, layer.dlogits) = (None, None),
+                1 => layer.row_mask = Some((0..36).map(|row| row % 4 != 1).collect()),
+                2 => layer.rows_needed = Some(vec![0, 1, 2, 17, 32]),
+                _ => layer.dprobabilities = None,
+            }
+            let dx = layer.reference().unwrap().dx;
+            let want: Vec<f64> = dx.chunks(width).flat_map(|row| row[..experts].to_vec()).collect();
+            let got = match turn % 3 {
+                0 => backward::<f32>(&gpu, &layer, 1 + variant * 39),
+                1 => backward::<half::bf16>(&gpu, &layer, 3),
+                _ => backward::<half::f16>(&gpu, &layer, 7),
+            };
+            assert_close(&format!("dlogits, {name}, variant {variant}"), &got, &want, 2e-5);
+        }
     }
 }

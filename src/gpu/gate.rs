@@ -4,11 +4,11 @@
 #![allow(unsafe_code)]
 
 use super::Queue;
-use super::args::GateForward;
+use super::args::{GateBackwardRows, GateBackwardWeights, GateForward};
 use super::driver::Shape;
-use super::limits::{at_least_one, instance, present};
+use super::limits::{at_least_one, count, instance, present};
 use crate::dtype::DType;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, product};
 
 /// Rows and columns of a tile.
 const TILE: usize = 64;
@@ -31,6 +31,82 @@ pub unsafe fn forward(queue: &Queue<'_>, dtype: DType, args: &GateForward) -> Re
     let shape = Shape::blocks(queue.blocks((args.rows as u32).div_ceil(TILE as u32), 2));
     // SAFETY: the caller's promise.
     unsafe { queue.launch(&instance("gate_forward", dtype)?, shape, args) }
+}
+
+/// dhidden and the gate's share of dx, from the gradient on the logits.
+///
+/// # Safety
+/// The addresses hold what `kernels/args/gate.cuh` says.
+pub unsafe fn backward_rows(queue: &Queue<'_>, dtype: DType, args: &GateBackwardRows) -> Result<()> {
+    check_sizes(args.rows, args.width, args.hidden_width, args.experts)?;
+    present(&[("the logits' gradient", args.dlogits), ("gate.fc2.weight", args.fc2_weight), ("the gate's dx", args.dx)])?;
+    if args.hidden_width > 0 {
+        present(&[("the gate's hidden layer", args.hidden), ("its gradient", args.dhidden)])?;
+        present(&[("gate.fc1.weight", args.fc1_weight)])?;
+    }
+    if args.tiles > 0 {
+        present(&[("the gate's counters", args.counters)])?;
+    }
+    let shape = Shape::blocks(queue.blocks((args.rows as u32).div_ceil(TILE as u32), 2));
+    // SAFETY: the caller's promise.
+    unsafe { queue.launch(&instance("gate_backward_rows", dtype)?, shape, args) }
+}
+
+/// How the gradients of a gate's parameters are cut into work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// Tiles of all gradients together: as many counters.
+    pub tiles: usize,
+    /// How many stretches the rows are cut into.
+    pub splits: usize,
+}
+
+impl Cut {
+    /// So that a device of so many multiprocessors is busy. `hidden_width` is 0 for a linear gate.
+    pub fn new(multiprocessors: u32, rows: usize, width: usize, hidden_width: usize, experts: usize, bias: bool) -> Result<Self> {
+        let of = |outputs: usize, inputs: usize| {
+            product("the gate's tiles", &[outputs.div_ceil(TILE), (inputs + usize::from(bias)).div_ceil(TILE)])
+        };
+        let tiles = match hidden_width {
+            0 => of(experts, width)?,
+            _ => of(hidden_width, width)? + of(experts, hidden_width)?,
+        };
+        // Fewer rows than these are not worth adding up once more.
+        let most = rows.div_ceil(256).max(1);
+        Ok(Self { tiles, splits: (2 * multiprocessors as usize / tiles.max(1)).clamp(1, most) })
+    }
+
+    /// Elements of the workspace `parts`.
+    pub fn parts_len(self) -> Result<usize> {
+        if self.splits == 1 {
+            Ok(0)
+        } else {
+            product("the parts of the gate's gradients", &[self.tiles, self.splits, TILE, TILE])
+        }
+    }
+}
+
+/// The gradients of the gate's parameters. `args.splits` is that of a [`Cut`].
+///
+/// # Safety
+/// The addresses hold what `kernels/args/gate.cuh` says.
+pub unsafe fn backward_weights(queue: &Queue<'_>, dtype: DType, args: &GateBackwardWeights) -> Result<()> {
+    check_sizes(args.rows, args.width, args.hidden_width, args.experts)?;
+    at_least_one(&[("the splits of the rows", args.splits)])?;
+    present(&[("x", args.x), ("the logits' gradient", args.dlogits), ("the gradient of gate.fc2.weight", args.dfc2_weight)])?;
+    if args.hidden_width > 0 {
+        present(&[("the gate's hidden layer", args.hidden), ("its gradient", args.dhidden)])?;
+        present(&[("the gradient of gate.fc1.weight", args.dfc1_weight)])?;
+    }
+    if args.splits > 1 {
+        present(&[("the parts of the gate's gradients", args.parts), ("the gate's counters", args.counters)])?;
+    }
+    let [rows, width, hidden_width, experts] = [args.rows, args.width, args.hidden_width, args.experts].map(|n| n as usize);
+    let Cut { tiles, .. } = Cut::new(1, rows, width, hidden_width, experts, args.dfc2_bias != 0)?;
+    let items = count("the work on the gate's gradients", product("the gate's work", &[tiles, args.splits as usize])?)?;
+    let shape = Shape::blocks(queue.blocks(items as u32, 2));
+    // SAFETY: the caller's promise.
+    unsafe { queue.launch(&instance("gate_backward_weights", dtype)?, shape, args) }
 }
 
 fn check_sizes(rows: i32, width: i32, hidden_width: i32, experts: i32) -> Result<()> {

@@ -3,10 +3,11 @@
 // SAFETY: addresses are the caller's promise, as `Driver` says; what can be told from the numbers is checked here.
 #![allow(unsafe_code)]
 
-use super::args::RouteForward;
+use super::args::{RouteBackward, RouteForward};
 use super::driver::Shape;
-use super::limits::{at_least_one, count, present};
+use super::limits::{at_least_one, count, instance, present};
 use super::{Queue, WARPS};
+use crate::dtype::DType;
 use crate::error::{Error, Result, product};
 
 /// Rows of a scope that a warp selects among; of more, a block does. As in `kernels/route.cu`.
@@ -47,4 +48,19 @@ pub unsafe fn forward(queue: &Queue<'_>, args: &RouteForward) -> Result<()> {
     let shape = Shape::blocks(queue.blocks(blocks as u32, 1)).cooperative();
     // SAFETY: the caller's promise.
     unsafe { queue.launch("route_forward", shape, args) }
+}
+
+/// The gradient on the logits.
+///
+/// # Safety
+/// The addresses hold what `kernels/args/route.cuh` says.
+pub unsafe fn backward(queue: &Queue<'_>, dtype: DType, args: &RouteBackward) -> Result<()> {
+    at_least_one(&[("the number of rows", args.rows), ("width", args.width), ("the number of experts", args.experts)])?;
+    at_least_one(&[("top-k", args.top_k), ("parts of a weight's gradient", args.parts)])?;
+    present(&[("the gate's probabilities", args.probabilities), ("the final weights", args.weights)])?;
+    present(&[("the gate's choices", args.chosen), ("pairs of rows", args.row_pairs), ("the logits' gradient", args.dlogits)])?;
+    present(&[("the weights' gradients of pairs", args.dweight_parts), ("dy", args.dy)])?;
+    let shape = Shape::blocks(queue.blocks((args.rows as u32).div_ceil(WARPS), 8));
+    // SAFETY: the caller's promise.
+    unsafe { queue.launch(&instance("route_backward", dtype)?, shape, args) }
 }

@@ -79,7 +79,6 @@ pub fn gate_forward<T: Element>(gpu: &Gpu, layer: &Layer, gap: usize) -> Gated {
         activation: config.gate.hidden.map_or(0, |h| h.activation as i32),
         renormalise: config.renormalise.into(),
     };
-    // SAFETY: every buffer is as long as the kernel takes it for.
     unsafe { gate::forward(&gpu.queue(), T::DTYPE, &args) }.unwrap();
     x.free().unwrap();
     out
@@ -155,7 +154,6 @@ pub fn route_forward(gpu: &Gpu, r: &Routes, chosen: &Buffer<i32>, weights: &Buff
         batch_scope: r.batch.into(),
         tile_rows: r.tile_rows as i32,
     };
-    // SAFETY: every buffer is as long as the kernel takes it for.
     unsafe { route::forward(&gpu.queue(), &args) }.unwrap();
     let expert_offsets = expert_offsets.to_vec().unwrap();
     let pairs = expert_offsets[e + 1] as usize;

@@ -1,0 +1,126 @@
+// gate, backward: from dlogits [N, E] to dhidden [N, H], the gate's share of dx [N, D], and the gradients of its parameters.
+//
+// rows:    dhidden = dlogits fc2 * act'(hidden), dx = dhidden fc1; or dx = dlogits fc2 of a linear gate. A block takes 64 rows.
+// weights: dfc1 = dhidden^T x, dfc2 = dlogits^T act(hidden), or dlogits^T x; each bias's gradient is one more column, of ones.
+//          A block takes a tile of 64 x 64 sums over a split of the rows; the last of a tile's splits adds their parts in order.
+// Grid: any. Shared memory: 17 KiB. The same bits on every run, whatever the order of blocks. Launched by src/gpu/gate.rs.
+#include "args/gate.cuh"
+#include "lib/activation.cuh"
+#include "lib/grid.cuh"
+#include "lib/tile.cuh"
+
+namespace gate_backward {
+template <class T> PTX void rows(const GateBackwardRows& p) {
+  STATIC_SHARED(float4, storage, tile::kShared / 4);
+  float* shared = reinterpret_cast<float*>(storage);
+  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < p.tiles; i += int64_t(gridDim.x) * blockDim.x) p.counters[i] = 0;
+  const T* fc1 = static_cast<const T*>(p.fc1_weight);
+  const T* fc2 = static_cast<const T*>(p.fc2_weight);
+  for (int64_t first = int64_t(blockIdx.x) * tile::kLines; first < p.rows; first += int64_t(gridDim.x) * tile::kLines) {
+    float sums[4][4];
+    tile::Rows<float> dlogits{p.dlogits, p.experts, first, p.rows}, dhidden{p.dhidden, p.hidden_width, first, p.rows};
+    for (int64_t start = 0; start < p.hidden_width; start += tile::kLines) {
+      tile::multiply(dlogits, tile::Columns<T>{fc2, p.hidden_width, start, p.hidden_width}, p.experts, shared, sums);
+      tile::each(sums, [&](int line, int other, float sum) {
+        int64_t row = first + line, h = start + other, at = row * p.hidden_width + h;
+        if (row < p.rows && h < p.hidden_width) p.dhidden[at] = sum * activate(p.activation, p.hidden[at]).slope;
+      });
+    }
+    __syncthreads();   // the block reads dhidden back
+    for (int64_t start = 0; start < p.width; start += tile::kLines) {
+      if (p.hidden_width > 0) tile::multiply(dhidden, tile::Columns<T>{fc1, p.width, start, p.width}, p.hidden_width, shared, sums);
+      else tile::multiply(dlogits, tile::Columns<T>{fc2, p.width, start, p.width}, p.experts, shared, sums);
+      tile::each(sums, [&](int line, int other, float sum) {
+        int64_t row = first + line, d = start + other;
+        if (row < p.rows && d < p.width) p.dx[row * p.width + d] = sum;
+      });
+    }
+  }
+}
+
+// What a linear map was given, [rows, width], and a column of ones behind it. `From` gives element (row, column).
+template <class From> struct Inputs {
+  static constexpr bool deep = false;
+  From from;
+  int64_t row, column;
+  int width;
+  PTX float operator()(int line, int k) const {
+    int64_t at = column + line;
+    return at < width ? from(row + k, at) : at == width ? 1.0f : 0.0f;
+  }
+};
+
+// One linear map: the gradient on its outputs, [N, outputs], and where its parameters' gradients go.
+struct Map {
+  const float* dy;
+  int outputs, inputs;
+  void* weight;
+  void* bias;
+  PTX int columns() const { return inputs + (bias ? 1 : 0); }
+  PTX int tiles_across() const { return (columns() - 1) / tile::kLines + 1; }
+  PTX int tiles() const { return weight ? ((outputs - 1) / tile::kLines + 1) * tiles_across() : 0; }
+};
+
+template <class T> PTX void put(const GateBackwardWeights& p, void* to, int64_t at, float sum) {
+  if (p.gradient_f32) {
+    float* place = static_cast<float*>(to) + at;
+    *place = p.accumulate ? *place + sum : sum;
+  } else {
+    T* place = static_cast<T*>(to) + at;
+    *place = narrow<T>(p.accumulate ? to_float(*place) + sum : sum);
+  }
+}
+
+// The sums of all splits, if this block is the last of them. Thread t's sums lie 256 apart in a part.
+PTX bool add_splits(const GateBackwardWeights& p, int tile, int split, float (&sums)[4][4]) {
+  constexpr int size = tile::kLines * tile::kLines;
+  float* parts = p.parts + int64_t(tile) * p.splits * size + threadIdx.x;
+#pragma unroll
+  for (int i = 0; i < 16; i++) parts[int64_t(split) * size + i * tile::kThreads] = sums[i / 4][i % 4];
+  if (!last_block(p.counters + tile, p.splits)) return false;
+#pragma unroll
+  for (int i = 0; i < 16; i++) sums[i / 4][i % 4] = 0.0f;
+  for (int s = 0; s < p.splits; s++)
+#pragma unroll
+    for (int i = 0; i < 16; i++) sums[i / 4][i % 4] += parts[int64_t(s) * size + i * tile::kThreads];
+  return true;
+}
+
+template <class T> PTX void weights(const GateBackwardWeights& p) {
+  STATIC_SHARED(float4, storage, tile::kShared / 4);
+  float* shared = reinterpret_cast<float*>(storage);
+  bool two_maps = p.hidden_width > 0;
+  auto fc1 = [&] { return Map{p.dhidden, p.hidden_width, p.width, p.dfc1_weight, p.dfc1_bias}; };
+  auto fc2 = [&] { return Map{p.dlogits, p.experts, two_maps ? p.hidden_width : p.width, p.dfc2_weight, p.dfc2_bias}; };
+  int of_fc1 = two_maps ? fc1().tiles() : 0, items = (of_fc1 + fc2().tiles()) * p.splits;
+  int stretch = (p.rows - 1) / p.splits + 1;
+  const T* x = static_cast<const T*>(p.x);
+  auto from_x = [&](int64_t row, int64_t d) { return to_float(x[row * p.x_stride + d]); };
+  auto from_hidden = [&](int64_t row, int64_t h) { return activate(p.activation, p.hidden[row * p.hidden_width + h]).value; };
+  for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
+    int tile = int(item) / p.splits, split = int(item) % p.splits;
+    Map map = tile < of_fc1 ? fc1() : fc2();
+    int number = tile < of_fc1 ? tile : tile - of_fc1;
+    int64_t line = int64_t(number / map.tiles_across()) * tile::kLines, column = int64_t(number % map.tiles_across()) * tile::kLines;
+    int64_t row = min(int64_t(p.rows), int64_t(split) * stretch), end = min(int64_t(p.rows), row + stretch);
+    tile::Columns<float> dy{map.dy + row * map.outputs, map.outputs, line, map.outputs};
+    float sums[4][4];
+    if (tile < of_fc1 || !two_maps) tile::multiply(dy, Inputs<decltype(from_x)>{from_x, row, column, map.inputs}, int(end - row), shared, sums);
+    else tile::multiply(dy, Inputs<decltype(from_hidden)>{from_hidden, row, column, map.inputs}, int(end - row), shared, sums);
+    if (p.splits > 1 && !add_splits(p, tile, split, sums)) continue;
+    tile::each(sums, [&](int i, int j, float sum) {
+      int64_t out = line + i, in = column + j;
+      if (out >= map.outputs || in >= map.columns()) return;
+      if (in < map.inputs) put<T>(p, map.weight, out * map.inputs + in, sum);
+      else put<T>(p, map.bias, out, sum);
+    });
+  }
+}
+}
+
+KERNEL(gate_backward_rows_f32, GateBackwardRows, 256, 2, gate_backward::rows<float>(p))
+KERNEL(gate_backward_rows_bf16, GateBackwardRows, 256, 2, gate_backward::rows<bf16>(p))
+KERNEL(gate_backward_rows_f16, GateBackwardRows, 256, 2, gate_backward::rows<f16>(p))
+KERNEL(gate_backward_weights_f32, GateBackwardWeights, 256, 2, gate_backward::weights<float>(p))
+KERNEL(gate_backward_weights_bf16, GateBackwardWeights, 256, 2, gate_backward::weights<bf16>(p))
+KERNEL(gate_backward_weights_f16, GateBackwardWeights, 256, 2, gate_backward::weights<f16>(p))
