@@ -6,6 +6,7 @@
 // compared with 1, on the diagonal of the gradient, exp is f64: a model that has learnt its batch leaves little of it.
 // The block that comes last adds up what the units found, in their order. Grid: any. Launched by src/gpu/contrast.rs.
 #include "args/contrast.cuh"
+#include "lib/grid.cuh"
 #include "lib/reduce.cuh"
 
 namespace contrast {

@@ -8,6 +8,7 @@
 // variances of the gates: same bits every run.
 // Grid: any. Shared memory: 3072 bytes for each group of the window. Launched by src/gpu/moments.rs.
 #include "args/moments.cuh"
+#include "lib/grid.cuh"
 #include "lib/reduce.cuh"
 
 namespace moments {

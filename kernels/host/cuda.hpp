@@ -40,6 +40,16 @@ template <class T> inline T __ldg(const T* p) { return *p; }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline int __clz(int x) { return x ? __builtin_clz(unsigned(x)) : 32; }
+inline long long __double_as_longlong(double d) {
+  long long bits;
+  memcpy(&bits, &d, 8);
+  return bits;
+}
+inline double __longlong_as_double(long long bits) {
+  double d;
+  memcpy(&d, &bits, 8);
+  return d;
+}
 inline float __uint_as_float(unsigned u) {
   float f;
   memcpy(&f, &u, 4);

@@ -28,3 +28,10 @@ PTX bool last_block(int* counter, int blocks) {
   if (last) __threadfence();
   return last;
 }
+
+// The same of all blocks of a one-dimensional grid; leaves the counter at 0.
+PTX bool last_block(int* counter) {
+  bool last = last_block(counter, int(gridDim.x));
+  if (last && threadIdx.x == 0) *counter = 0;
+  return last;
+}

@@ -49,18 +49,3 @@ PTX Scan block_scan(int value) {
   __syncthreads();
   return scan;
 }
-
-// Whether this block is the last of a one-dimensional grid to come here: then it sees what all others wrote before. The counter is 0
-// before and after.
-PTX bool last_block(int* counter) {
-  STATIC_SHARED(int, last, 1);
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    last[0] = atomicAdd(counter, 1) == int(gridDim.x) - 1;
-    if (last[0]) *counter = 0;
-  }
-  __syncthreads();
-  __threadfence();
-  return last[0] != 0;
-}

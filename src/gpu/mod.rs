@@ -17,6 +17,7 @@ pub mod moments;
 pub mod report;
 pub mod route;
 pub mod session;
+pub mod transport;
 
 use driver::{Driver, Shape, Stream};
 
