@@ -12,6 +12,8 @@ pub mod experts;
 pub mod gate;
 pub mod kernels;
 pub mod limits;
+#[cfg(feature = "cuda")]
+pub mod machine;
 pub mod moments;
 #[cfg(feature = "cuda")]
 pub mod report;

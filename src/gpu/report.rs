@@ -5,6 +5,7 @@ use super::driver::compiler::Compiler;
 use super::driver::nvrtc::Image;
 use super::kernels::{KERNELS, Kernel};
 use crate::error::Result;
+use std::fmt;
 
 /// What one kernel takes of a multiprocessor.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -72,6 +73,41 @@ pub struct Report {
     pub kernels: Vec<Usage>,
 }
 
+impl Report {
+    /// How many kernels have something to mend.
+    pub fn faults(&self) -> usize {
+        self.kernels.iter().filter(|usage| !usage.is_clean()).count()
+    }
+}
+
+/// A table, with every note under its kernel.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} kernels for {}, by NVRTC {}", self.kernels.len(), self.arch, self.nvrtc)?;
+        let width = self.kernels.iter().map(|usage| usage.name.len()).max().unwrap_or(0).max(6);
+        write!(f, "{:<width$} registers  spilled    stack   shared", "kernel")?;
+        for usage in &self.kernels {
+            let Usage { name, registers, spill_bytes, stack_bytes, shared_bytes, notes } = usage;
+            write!(f, "\n{name:<width$} {registers:>9} {spill_bytes:>8} {stack_bytes:>8} {shared_bytes:>8}")?;
+            notes.iter().try_for_each(|note| write!(f, "\n  {note}"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Several reports as JSON: one as an object, more as a list of them.
+///
+/// # Errors
+/// None that this type can have.
+#[cfg(feature = "cli")]
+pub fn to_json(reports: &[Report]) -> Result<String> {
+    let text = match reports {
+        [one] => serde_json::to_string_pretty(one),
+        several => serde_json::to_string_pretty(several),
+    };
+    text.map_err(|why| crate::error::Error::Refused(why.to_string()))
+}
+
 /// The kernels that exist for `arch`.
 pub fn kernels_of(arch: Arch) -> Vec<&'static Kernel> {
     KERNELS.iter().filter(|kernel| !kernel.hopper || arch == Arch::HOPPER).collect()
@@ -127,5 +163,29 @@ ptxas info    : Compile time = 38.902 ms
             let usage = Usage::parse("one", &format!("{LOG}{note}\n"));
             assert_eq!((usage.notes, usage.registers), (vec![note.to_owned()], 38));
         }
+    }
+
+    #[test]
+    fn a_table_names_every_kernel_and_note() {
+        let clean = Usage::parse("one_f32", LOG);
+        let noted = Usage::parse("another_f32", &format!("{LOG}a remark\n"));
+        let report = Report { arch: "sm_80".into(), nvrtc: "13.0".into(), kernels: vec![clean, noted] };
+        assert_eq!(report.faults(), 1);
+        let lines: Vec<String> = report.to_string().lines().map(str::to_owned).collect();
+        assert_eq!(lines[0], "2 kernels for sm_80, by NVRTC 13.0");
+        assert_eq!(lines[2].split_whitespace().collect::<Vec<_>>(), ["one_f32", "38", "0", "0", "2048"]);
+        assert_eq!((lines[4].as_str(), lines.len()), ("  a remark", 5));
+    }
+
+    #[test]
+    #[cfg(feature = "cli")]
+    fn json_has_the_keys_that_are_promised() {
+        let report = Report { arch: "sm_80".into(), nvrtc: "13.0".into(), kernels: vec![Usage::parse("one_f32", LOG)] };
+        let json: serde_json::Value = serde_json::from_str(&to_json(std::slice::from_ref(&report)).unwrap()).unwrap();
+        let keys = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
+        assert_eq!(keys(&json), "arch kernels nvrtc");
+        assert_eq!(keys(&json["kernels"][0]), "name notes registers shared_bytes spill_bytes stack_bytes");
+        let list: serde_json::Value = serde_json::from_str(&to_json(&[report.clone(), report]).unwrap()).unwrap();
+        assert_eq!(list.as_array().unwrap().len(), 2);
     }
 }

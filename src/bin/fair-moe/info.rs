@@ -18,6 +18,12 @@ pub fn run(_: Args, out: &mut dyn Write) -> Result<()> {
     say!(out, "features   cli model {}", features.join(" "))?;
     let threads = rayon::current_num_threads();
     say!(out, "cpu        {}, {threads} threads, {}", cpu_name(), instruction_sets().join(" "))?;
-    say!(out, "cuda       not there yet")?;
-    say!(out, "emulated   not there yet")
+    #[cfg(feature = "cuda")]
+    for (what, there) in fair_moe::gpu::machine::describe() {
+        say!(out, "{what:<10} {there}")?;
+    }
+    #[cfg(not(feature = "cuda"))]
+    say!(out, "cuda       needs the feature `cuda`, which this build does not have")?;
+    let emulated = if cfg!(feature = "emulate") { "the kernels, on the CPU" } else { "needs the feature `emulate`" };
+    say!(out, "emulated   {emulated}")
 }

@@ -7,6 +7,8 @@ mod data;
 mod device;
 mod eval;
 mod info;
+#[cfg(feature = "cuda")]
+mod kernels;
 mod output;
 mod run;
 mod train;
@@ -37,6 +39,9 @@ enum Command {
     Bench(bench::Args),
     /// Replay a recorded case and write what comes out.
     Run(run::Args),
+    /// Compile every CUDA kernel: registers, spills, shared memory; exit code 1 where there is something to mend.
+    #[cfg(feature = "cuda")]
+    Kernels(kernels::Args),
     /// Tell what this binary is and what it finds on this machine.
     Info(info::Args),
 }
@@ -50,6 +55,8 @@ impl Command {
             Command::Check(args) => check::run(args, out),
             Command::Bench(args) => bench::run(args, out),
             Command::Run(args) => run::run(args, out),
+            #[cfg(feature = "cuda")]
+            Command::Kernels(args) => kernels::run(args, out),
             Command::Info(args) => info::run(args, out),
         }
     }
