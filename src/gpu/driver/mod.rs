@@ -133,6 +133,7 @@ pub struct Tiled<'a> {
     pub swizzle: bool,
 }
 
+#[cfg(any(feature = "cuda", feature = "emulate"))]
 impl Tiled<'_> {
     /// How many dimensions it has, once its lists are as long as that asks for.
     pub(crate) fn rank(&self) -> Result<u32> {
