@@ -1,5 +1,6 @@
 // experts, engine `ffma`: f32 products by scalar multiply-adds, see experts/grouped.cuh. 256 threads hold 8 by 8 of the tile each.
-#include "experts/forward.cuh"
+#include "experts/backward.cuh"
+#include "experts/gradients.cuh"
 
 namespace experts {
 struct Ffma {
@@ -13,11 +14,8 @@ struct Ffma {
   template <bool KMajor> PTX static int place(int t, int i) { return KMajor ? i * 16 + t : i / 4 * 64 + t * 4 + i % 4; }
 
   PTX static float4 read(const unsigned char* tile, int row, int chunk) { return *reinterpret_cast<const float4*>(tile + swizzle_chunk(row, chunk)); }
-  // Eight at row k of an MN-major operand.
-  PTX static void read_eight(const unsigned char* tile, int t, int k, float (&to)[8]) {
-    const float4 lo = read(tile, t / 8 * 32 + k, t % 8), hi = read(tile, 64 + t / 8 * 32 + k, t % 8);
-    to[0] = lo.x, to[1] = lo.y, to[2] = lo.z, to[3] = lo.w, to[4] = hi.x, to[5] = hi.y, to[6] = hi.z, to[7] = hi.w;
-  }
+  // Half (0 or 1) of thread number `t`'s eight at row k of an MN-major operand.
+  PTX static float4 read_half(const unsigned char* tile, int t, int k, int half) { return read(tile, half * 64 + t / 8 * 32 + k, t % 8); }
 
   PTX void clear() {
 #pragma unroll
@@ -29,7 +27,7 @@ struct Ffma {
   template <bool AKMajor, bool BKMajor> PTX void step(const unsigned char* a, const unsigned char* b) {
     static_assert(AKMajor || !BKMajor, "no product has an MN-major first and a K-major second operand");
     const int tm = down(), tn = across();
-#pragma unroll 1
+#pragma unroll 2
     for (int chunk = 0; chunk < 8; chunk++) {    // four of K
       float fa[4][8];
       if (AKMajor) {
@@ -52,13 +50,19 @@ struct Ffma {
       } else {
 #pragma unroll
         for (int k = 0; k < 4; k++) {
-          float fb[8];
-          if (!AKMajor) read_eight(a, tm, chunk * 4 + k, fa[k]);
-          read_eight(b, tn, chunk * 4 + k, fb);
+          if (!AKMajor) {
+            const float4 lo = read_half(a, tm, chunk * 4 + k, 0), hi = read_half(a, tm, chunk * 4 + k, 1);
+            fa[k][0] = lo.x, fa[k][1] = lo.y, fa[k][2] = lo.z, fa[k][3] = lo.w, fa[k][4] = hi.x, fa[k][5] = hi.y, fa[k][6] = hi.z, fa[k][7] = hi.w;
+          }
 #pragma unroll
-          for (int i = 0; i < 8; i++)
+          for (int j = 0; j < 8; j += 4) {
+            const float4 v = read_half(b, tn, chunk * 4 + k, j / 4);
 #pragma unroll
-            for (int j = 0; j < 8; j++) acc[i][j] += fa[k][i] * fb[j];
+            for (int i = 0; i < 8; i++) {
+              acc[i][j] += fa[k][i] * v.x, acc[i][j + 1] += fa[k][i] * v.y;
+              acc[i][j + 2] += fa[k][i] * v.z, acc[i][j + 3] += fa[k][i] * v.w;
+            }
+          }
         }
       }
     }
@@ -68,11 +72,15 @@ struct Ffma {
 #pragma unroll
     for (int i = 0; i < 8; i++)
 #pragma unroll
-      for (int j = 0; j < 8; j++) staged[place<AKMajor>(down(), i) * StagedStride + place<BKMajor>(across(), j)] = acc[i][j];
+      for (int j = 0; j < 8; j++) staged[place<AKMajor>(down(), i) * kStagedStride + place<BKMajor>(across(), j)] = acc[i][j];
   }
 };
 }
 
-KERNEL(experts_up_ffma_f32, ExpertsUp, 256, 2, experts::grouped<experts::Ffma, experts::Up<float, false>>(p))
-KERNEL(experts_up_gated_ffma_f32, ExpertsUp, 256, 2, experts::grouped<experts::Ffma, experts::Up<float, true>>(p))
-KERNEL(experts_down_ffma_f32, ExpertsDown, 256, 2, experts::grouped<experts::Ffma, experts::Down<float>>(p))
+KERNEL(experts_up_ffma_f32, ExpertsUp, 256, 1, experts::grouped<experts::Ffma, experts::Up<float, false>>(p))
+KERNEL(experts_up_gated_ffma_f32, ExpertsUp, 256, 1, experts::grouped<experts::Ffma, experts::Up<float, true>>(p))
+KERNEL(experts_down_ffma_f32, ExpertsDown, 256, 1, experts::grouped<experts::Ffma, experts::Down<float>>(p))
+KERNEL(experts_dinner_ffma_f32, ExpertsDinner, 256, 1, experts::grouped<experts::Ffma, experts::Dinner<float>>(p))
+KERNEL(experts_dx_ffma_f32, ExpertsDx, 256, 1, experts::grouped<experts::Ffma, experts::Dx<float>>(p))
+KERNEL(experts_dfc1_ffma_f32, ExpertsDfc1, 256, 1, experts::grouped<experts::Ffma, experts::Dfc1<float>>(p))
+KERNEL(experts_dfc2_ffma_f32, ExpertsDfc2, 256, 1, experts::grouped<experts::Ffma, experts::Dfc2<float>>(p))

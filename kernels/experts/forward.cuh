@@ -10,15 +10,16 @@ struct Nothing {};
 
 // What the jobs of a tile of pairs have in common.
 struct OfPairs {
-  static constexpr bool Sums = false;
+  static constexpr bool kSums = false;
   PairTile tile;
-  int rows, depth, segments, left;               // left: columns from this thread's first to the end of the product
+  int rows, depth, segments;
+  int left;                                      // columns from this thread's first to the end of the product
 };
 
 template <class T, bool Gated> struct Up : OfPairs {
   using Args = ExpertsUp;
   using Fetched = Nothing;
-  static constexpr int Columns = Gated ? Tile / 2 : Tile;      // gated: 64 of fc1 and the same 64 of glu
+  static constexpr int kColumns = Gated ? kTile / 2 : kTile;      // gated: 64 of fc1 and the same 64 of glu
   const Args& p;
   Operand<T, true, true> a;
   Operand<T, true, false, Gated> b;
@@ -30,7 +31,7 @@ template <class T, bool Gated> struct Up : OfPairs {
     return of_expert<const T>(experts, shared, tile.expert, p.experts, size);
   }
   PTX bool find(int number) {
-    if (!find_tile(p.pairs, number, p.expert_width, Columns, tile)) return false;
+    if (!find_tile(p.pairs, number, p.expert_width, kColumns, tile)) return false;
     const ExpertWeights &w = p.experts_weights, &s = p.shared_weights;
     const int64_t size = int64_t(p.expert_width) * p.width, before = int64_t(tile.column) * p.width;
     a = {static_cast<const T*>(p.x), nullptr, p.x_stride, tile.rows, p.width, p.pairs.pair_row + tile.pair};
@@ -57,7 +58,7 @@ template <class T, bool Gated> struct Up : OfPairs {
     const float4 inner = load_four(staged) + bias;
     float4 hidden;
     if (Gated) {
-      const float4 glu = load_four(staged + Columns) + glu_bias;
+      const float4 glu = load_four(staged + kColumns) + glu_bias;
       if (p.glu) store_row(static_cast<T*>(p.glu) + to, left, glu);
       hidden = inner * act(glu);
     } else {
@@ -71,7 +72,7 @@ template <class T, bool Gated> struct Up : OfPairs {
 template <class T> struct Down : OfPairs {
   using Args = ExpertsDown;
   using Fetched = Nothing;
-  static constexpr int Columns = Tile;
+  static constexpr int kColumns = kTile;
   const Args& p;
   Operand<T, true, false> a, b;
   T* out;
@@ -79,7 +80,7 @@ template <class T> struct Down : OfPairs {
 
   PTX explicit Down(const Args& p) : p(p) {}
   PTX bool find(int number) {
-    if (!find_tile(p.pairs, number, p.width, Columns, tile)) return false;
+    if (!find_tile(p.pairs, number, p.width, kColumns, tile)) return false;
     const int f = p.expert_width;
     a = {static_cast<const T*>(p.hidden) + int64_t(tile.pair) * f, nullptr, f, tile.rows, f, nullptr};
     const T* fc2 = of_expert<const T>(p.experts_weights.fc2_weight, p.shared_weights.fc2_weight, tile.expert, p.experts, int64_t(p.width) * f);

@@ -10,63 +10,65 @@
 // Grid: any; blocks take tiles in turn. Threads 256. Shared memory: 3 stages of both operands, 98,304 bytes, where the finished tile lies
 // too when all steps are done. Deterministic: each sum has one order, whatever the grid. Launched by src/gpu/experts.rs.
 namespace experts {
-static_assert(StagedBytes + SumsBytes <= Stages * StageBytes, "the finished tile has to fit where the stages were");
+static_assert(kStagedBytes + kSumsBytes <= kStages * kStageBytes, "the finished tile has to fit where the stages were");
 
 template <class Engine, class Job> PTX void grouped(const typename Job::Args& p) {
   using T = typename Engine::Element;
   DYNAMIC_SHARED(smem);
   const uint32_t base = shared_u32(smem);
   float* const staged = reinterpret_cast<float*>(smem);
-  constexpr bool AKMajor = decltype(Job::a)::IsKMajor, BKMajor = decltype(Job::b)::IsKMajor;
+  constexpr bool AKMajor = decltype(Job::a)::k_major, BKMajor = decltype(Job::b)::k_major;
   Engine engine;
   Job job{p};
+#pragma unroll 1
   for (int number = blockIdx.x; job.find(number); number += gridDim.x) {
-    const int once = ceil_div(job.depth, Step<T>), steps = job.segments * once;
+    const int once = ceil_div(job.depth, kStep<T>), steps = job.segments * once;
     ColumnSums<T> sums;
     job.a.begin();
     job.b.begin();
     auto load = [&](int step) {
       if (step < steps) {
         const bool second = step >= once;
-        const int k = (second ? step - once : step) * Step<T>;
-        const uint32_t to = base + step % Stages * StageBytes;
+        const int k = (second ? step - once : step) * kStep<T>;
+        const uint32_t to = base + step % kStages * kStageBytes;
         job.a.load(to, k, second);
-        job.b.load(to + OperandBytes, k, second);
+        job.b.load(to + kOperandBytes, k, second);
       }
       cp_async_commit();                         // an empty group keeps the count
     };
     engine.clear();
-#pragma unroll
-    for (int step = 0; step < Stages - 1; step++) load(step);
-    for (int step = 0; step < steps; step++) {
-      cp_async_wait<Stages - 2>();
-      __syncthreads();                           // this step has landed, and the one before it has been read by all
-      load(step + Stages - 1);
-      const uint32_t stage = step % Stages * StageBytes;
-      engine.template step<AKMajor, BKMajor>(smem + stage, smem + stage + OperandBytes);
-      if constexpr (Job::Sums)
-        if (job.sums_to) sums.add(base + stage, job.sum_weight, step * Step<T>, job.depth);
+#pragma unroll 1
+    for (int step = 1 - kStages; step < steps; step++) {
+      if (step >= 0) {
+        cp_async_wait<kStages - 2>();
+        __syncthreads();                         // this step has landed, and the one before it has been read by all
+      }
+      load(step + kStages - 1);
+      if (step < 0) continue;
+      const uint32_t stage = step % kStages * kStageBytes;
+      engine.template step<AKMajor, BKMajor>(smem + stage, smem + stage + kOperandBytes);
+      if constexpr (Job::kSums)
+        if (job.sums_first) sums.add(smem + stage, job.sum_weight, step * kStep<T>, job.depth);
     }
     cp_async_wait<0>();
     __syncthreads();                             // nothing lands or is read in the stages any more
     engine.template put<AKMajor, BKMajor>(staged);
-    if constexpr (Job::Sums)
-      if (job.sums_to) sums.put(staged + StagedBytes / 4);
+    if constexpr (Job::kSums)
+      if (job.sums_first) sums.put(staged + kStagedBytes / 4);
     __syncthreads();
-    if constexpr (Job::Sums)
-      if (job.sums_to && threadIdx.x < Tile) job.finish_sum(threadIdx.x, sums.total(staged + StagedBytes / 4));
 
-    constexpr int Lanes = Job::Columns / 4, Pass = Threads / Lanes;        // lanes of a row, rows of a pass
-    const int column = threadIdx.x % Lanes * 4;
+    constexpr int Lanes = Job::kColumns / 4, Pass = kThreads / Lanes;      // lanes of a row, rows of a pass
+    const int first = threadIdx.x / Lanes, column = threadIdx.x % Lanes * 4;
+    job.find(number);                            // once more, rather than in registers all along the product
     job.begin_rows(column);
-    for (int first = threadIdx.x / Lanes; first < job.rows; first += 4 * Pass) {
-      typename Job::Fetched fetched[4];          // of four passes, so that their loads are on their way together
-#pragma unroll
-      for (int i = 0; i < 4; i++)
-        if (first + i * Pass < job.rows) job.fetch(first + i * Pass, fetched[i]);
-#pragma unroll
-      for (int i = 0; i < 4; i++)
-        if (first + i * Pass < job.rows) job.finish(first + i * Pass, staged + (first + i * Pass) * StagedStride + column, fetched[i]);
+    if constexpr (Job::kSums)
+      if (job.sums_first && threadIdx.x < kTile) job.finish_sum(threadIdx.x, sums.total(staged + kStagedBytes / 4));
+    typename Job::Fetched next{}, second{}, third{}, fourth{};             // what the coming rows need, on its way
+#pragma unroll 1
+    for (int row = first - 4 * Pass; row < job.rows; row += Pass) {
+      if (row >= first) job.finish(row, staged + row * kStagedStride + column, next);
+      next = second, second = third, third = fourth;
+      if (row + 4 * Pass < job.rows) job.fetch(row + 4 * Pass, fourth);
     }
     __syncthreads();                             // before the next tile's first steps overwrite this one
   }

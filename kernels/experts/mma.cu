@@ -1,20 +1,22 @@
 // experts, engine `mma`: bf16 and f16 products by mma.sync m16n8k16, see experts/grouped.cuh. Eight warps hold 64 by 32 of the tile each.
-#include "experts/forward.cuh"
+#include "experts/backward.cuh"
+#include "experts/gradients.cuh"
 
 namespace experts {
 PTX void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, bf16) { mma_m16n8k16_bf16(d, a, b0, b1); }
 PTX void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, f16) { mma_m16n8k16_f16(d, a, b0, b1); }
 
-// Four 8 by 8 matrices: rows or columns of the product from mn on by K from k on. `mn_lane`, `k_lane`: which of the four has the upper
-// half of either, as a lane gives the address of one row of one matrix.
-template <bool KMajor> PTX void load_fragment(uint32_t (&r)[4], uint32_t tile, int mn, int k, int mn_half, int k_half) {
-  const int lane = threadIdx.x % 32 % 8;
-  if (KMajor) {
-    ldmatrix_x4(r, tile + swizzle_chunk(mn + mn_half * 8 + lane, k / 8 + k_half));
-  } else {
-    mn += mn_half * 8;
-    ldmatrix_x4_trans(r, tile + swizzle_chunk(mn / 64 * 64 + k + k_half * 8 + lane, mn % 64 / 8));
-  }
+// A fragment is 16 rows or columns of the product by 16 of K: four 8 by 8 matrices, of which each lane addresses one row. mn_half and
+// k_half tell which of the four is the lane's. `start` is the address of the warp's fragment number 0 at k = 0; there, bits 5 and 6 of the
+// address are free for what runs along the 128 bytes of a row, under the swizzle.
+template <bool KMajor> PTX uint32_t start(uint32_t tile, int mn, int mn_half, int k_half) {
+  const int lane = threadIdx.x % 8;
+  if (KMajor) return tile + swizzle_chunk(mn + mn_half * 8 + lane, k_half);
+  return tile + swizzle_chunk(mn / 64 * 64 + k_half * 8 + lane, mn % 64 / 8 + mn_half);
+}
+template <bool KMajor> PTX void load_fragment(uint32_t (&r)[4], uint32_t start, int number, int k) {
+  if (KMajor) ldmatrix_x4(r, (start ^ k * 2) + number * 16 * 128);
+  else ldmatrix_x4_trans(r, (start ^ number * 32) + k * 128);
 }
 
 template <class T> struct Mma {
@@ -34,15 +36,16 @@ template <class T> struct Mma {
   }
 
   template <bool AKMajor, bool BKMajor> PTX void step(const unsigned char* a, const unsigned char* b) {
-    const uint32_t a_tile = shared_u32(a), b_tile = shared_u32(b);
     const int low = threadIdx.x / 8 % 2, high = threadIdx.x / 16 % 2;
+    const uint32_t a_start = start<AKMajor>(shared_u32(a), first_row(), low, high);
+    const uint32_t b_start = start<BKMajor>(shared_u32(b), first_column(), high, low);
 #pragma unroll
-    for (int k = 0; k < Step<T>; k += 16) {
+    for (int k = 0; k < kStep<T>; k += 16) {
       uint32_t fa[4][4], fb[2][4];
 #pragma unroll
-      for (int i = 0; i < 4; i++) load_fragment<AKMajor>(fa[i], a_tile, first_row() + i * 16, k, low, high);
+      for (int i = 0; i < 4; i++) load_fragment<AKMajor>(fa[i], a_start, i, k);
 #pragma unroll
-      for (int j = 0; j < 2; j++) load_fragment<BKMajor>(fb[j], b_tile, first_column() + j * 16, k, high, low);
+      for (int j = 0; j < 2; j++) load_fragment<BKMajor>(fb[j], b_start, j, k);
 #pragma unroll
       for (int i = 0; i < 4; i++)
 #pragma unroll
@@ -52,13 +55,13 @@ template <class T> struct Mma {
 
   template <bool AKMajor, bool BKMajor> PTX void put(float* staged) const {
     const int lane = threadIdx.x % 32;
-    float* const to = staged + (first_row() + lane / 4) * StagedStride + first_column() + lane % 4 * 2;
+    float* const to = staged + (first_row() + lane / 4) * kStagedStride + first_column() + lane % 4 * 2;
 #pragma unroll
     for (int i = 0; i < 4; i++)
 #pragma unroll
       for (int j = 0; j < 4; j++) {
-        *reinterpret_cast<float2*>(to + i * 16 * StagedStride + j * 8) = make_float2(acc[i][j][0], acc[i][j][1]);
-        *reinterpret_cast<float2*>(to + (i * 16 + 8) * StagedStride + j * 8) = make_float2(acc[i][j][2], acc[i][j][3]);
+        *reinterpret_cast<float2*>(to + i * 16 * kStagedStride + j * 8) = make_float2(acc[i][j][0], acc[i][j][1]);
+        *reinterpret_cast<float2*>(to + (i * 16 + 8) * kStagedStride + j * 8) = make_float2(acc[i][j][2], acc[i][j][3]);
       }
   }
 };
@@ -70,3 +73,11 @@ KERNEL(experts_up_gated_mma_bf16, ExpertsUp, 256, 2, experts::grouped<experts::M
 KERNEL(experts_up_gated_mma_f16, ExpertsUp, 256, 2, experts::grouped<experts::Mma<f16>, experts::Up<f16, true>>(p))
 KERNEL(experts_down_mma_bf16, ExpertsDown, 256, 2, experts::grouped<experts::Mma<bf16>, experts::Down<bf16>>(p))
 KERNEL(experts_down_mma_f16, ExpertsDown, 256, 2, experts::grouped<experts::Mma<f16>, experts::Down<f16>>(p))
+KERNEL(experts_dinner_mma_bf16, ExpertsDinner, 256, 2, experts::grouped<experts::Mma<bf16>, experts::Dinner<bf16>>(p))
+KERNEL(experts_dinner_mma_f16, ExpertsDinner, 256, 2, experts::grouped<experts::Mma<f16>, experts::Dinner<f16>>(p))
+KERNEL(experts_dx_mma_bf16, ExpertsDx, 256, 2, experts::grouped<experts::Mma<bf16>, experts::Dx<bf16>>(p))
+KERNEL(experts_dx_mma_f16, ExpertsDx, 256, 2, experts::grouped<experts::Mma<f16>, experts::Dx<f16>>(p))
+KERNEL(experts_dfc1_mma_bf16, ExpertsDfc1, 256, 1, experts::grouped<experts::Mma<bf16>, experts::Dfc1<bf16>>(p))
+KERNEL(experts_dfc1_mma_f16, ExpertsDfc1, 256, 1, experts::grouped<experts::Mma<f16>, experts::Dfc1<f16>>(p))
+KERNEL(experts_dfc2_mma_bf16, ExpertsDfc2, 256, 1, experts::grouped<experts::Mma<bf16>, experts::Dfc2<bf16>>(p))
+KERNEL(experts_dfc2_mma_f16, ExpertsDfc2, 256, 1, experts::grouped<experts::Mma<f16>, experts::Dfc2<f16>>(p))

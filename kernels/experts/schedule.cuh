@@ -13,7 +13,7 @@ PTX bool find_tile(const Pairs& pairs, int number, int columns, int tile_columns
   if (down >= pairs.tiles[0]) return false;
   tile.expert = pairs.tiles[1 + 2 * down];
   tile.pair = pairs.tiles[2 + 2 * down];
-  tile.rows = min(Tile, pairs.expert_offsets[tile.expert + 1] - tile.pair);
+  tile.rows = min(kTile, pairs.expert_offsets[tile.expert + 1] - tile.pair);
   tile.column = number % across * tile_columns;
   return true;
 }
@@ -22,9 +22,9 @@ PTX bool find_tile(const Pairs& pairs, int number, int columns, int tile_columns
 struct WeightTile { int expert, map, row, column; };
 
 PTX bool find_tile(int experts, int maps, int rows, int columns, int number, WeightTile& tile) {
-  const int across = ceil_div(columns, Tile), down = ceil_div(rows, Tile);
-  tile.column = number % across * Tile;
-  tile.row = number / across % down * Tile;
+  const int across = ceil_div(columns, kTile), down = ceil_div(rows, kTile);
+  tile.column = number % across * kTile;
+  tile.row = number / across % down * kTile;
   const int whole = number / across / down;
   tile.map = whole % maps;
   tile.expert = whole / maps;

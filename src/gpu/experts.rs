@@ -5,7 +5,7 @@
 #![allow(unsafe_code)]
 
 use super::Queue;
-use super::args::{Args, ExpertWeights, ExpertsDown, ExpertsUp, Pairs};
+use super::args::*;
 use super::driver::{Pointer, Shape};
 use crate::config::Activation;
 use crate::dtype::DType;
@@ -38,14 +38,17 @@ pub unsafe fn up(queue: &Queue<'_>, dtype: DType, args: &ExpertsUp, pairs: usize
     check(pairs, [a.width, a.expert_width, a.experts], &a.pairs)?;
     check_activation(a.activation)?;
     check_stride(a.x_stride, a.width)?;
-    let gated = a.experts_weights.glu_weight != 0;
-    present("up", &[("x", a.x), ("hidden", a.hidden), ("fc1's weight", a.experts_weights.fc1_weight)])?;
-    let shared = a.shared_weights.fc1_weight != 0;
-    if shared && gated != (a.shared_weights.glu_weight != 0) {
+    if pairs == 0 {
+        return Ok(());
+    }
+    let (weights, shared) = (&a.experts_weights, &a.shared_weights);
+    present("up", &[("x", a.x), ("hidden", a.hidden), ("fc1's weight", weights.fc1_weight)])?;
+    let (gated, has_shared) = (weights.glu_weight != 0, shared.fc1_weight != 0);
+    if has_shared && gated != (shared.glu_weight != 0) {
         return Err(Error::Refused("the experts and the shared expert must all be gated, or none of them".into()));
     }
-    let columns = if gated { TILE_COLS / 2 } else { TILE_COLS };
-    let (kernel, tiles) = (if gated { "up_gated" } else { "up" }, pair_tiles(pairs, a.experts, shared, a.expert_width, columns)?);
+    let (kernel, columns) = if gated { ("up_gated", TILE_COLS / 2) } else { ("up", TILE_COLS) };
+    let tiles = pair_tiles(pairs, a.experts, has_shared, a.expert_width, columns)?;
     // SAFETY: the caller's promise.
     unsafe { launch(queue, kernel, dtype, tiles, args) }
 }
@@ -57,14 +60,127 @@ pub unsafe fn up(queue: &Queue<'_>, dtype: DType, args: &ExpertsUp, pairs: usize
 pub unsafe fn down(queue: &Queue<'_>, dtype: DType, args: &ExpertsDown, pairs: usize) -> Result<()> {
     let a = args;
     check(pairs, [a.width, a.expert_width, a.experts], &a.pairs)?;
+    if pairs == 0 {
+        return Ok(());
+    }
     present("down", &[("hidden", a.hidden), ("out", a.out), ("fc2's weight", a.experts_weights.fc2_weight)])?;
-    let tiles = pair_tiles(pairs, a.experts, has_shared(&a.shared_weights), a.width, TILE_COLS)?;
+    let tiles = pair_tiles(pairs, a.experts, a.shared_weights.fc2_weight != 0, a.width, TILE_COLS)?;
     // SAFETY: the caller's promise.
     unsafe { launch(queue, "down", dtype, tiles, args) }
 }
 
-fn has_shared(weights: &ExpertWeights) -> bool {
-    weights.fc2_weight != 0
+/// Launches `dinner` over at most `pairs` pairs.
+///
+/// # Safety
+/// As [`up`].
+pub unsafe fn dinner(queue: &Queue<'_>, dtype: DType, args: &ExpertsDinner, pairs: usize) -> Result<()> {
+    let a = args;
+    check(pairs, [a.width, a.expert_width, a.experts], &a.pairs)?;
+    check_activation(a.activation)?;
+    check_stride(a.dy_stride, a.width)?;
+    if pairs == 0 {
+        return Ok(());
+    }
+    let inputs =
+        [("dy", a.dy), ("inner", a.inner), ("fc2's weight", a.experts_weights.fc2_weight), ("pair_weight", a.pairs.pair_weight)];
+    present("dinner", &inputs)?;
+    present("dinner", &[("dinner", a.dinner), ("weighted", a.weighted), ("dweight_parts", a.dweight_parts)])?;
+    if (a.glu == 0) != (a.dglu == 0) {
+        return Err(Error::Refused("dinner needs both glu and dglu, or neither".into()));
+    }
+    if a.parts as usize != parts(a.expert_width as usize) {
+        return Err(Error::config("the number of parts", parts(a.expert_width as usize).to_string(), a.parts));
+    }
+    let tiles = pair_tiles(pairs, a.experts, a.shared_weights.fc2_weight != 0, a.expert_width, TILE_COLS)?;
+    // SAFETY: the caller's promise.
+    unsafe { launch(queue, "dinner", dtype, tiles, args) }
+}
+
+/// Launches `dx` over at most `pairs` pairs.
+///
+/// # Safety
+/// As [`up`].
+pub unsafe fn dx(queue: &Queue<'_>, dtype: DType, args: &ExpertsDx, pairs: usize) -> Result<()> {
+    let a = args;
+    check(pairs, [a.width, a.expert_width, a.experts], &a.pairs)?;
+    if pairs == 0 {
+        return Ok(());
+    }
+    let (weights, shared) = (&a.experts_weights, &a.shared_weights);
+    present("dx", &[("dinner", a.dinner), ("dx", a.dx), ("fc1's weight", weights.fc1_weight)])?;
+    let has_shared = shared.fc1_weight != 0;
+    if a.dglu != 0 {
+        present("dx", &[("glu's weight", weights.glu_weight)])?;
+        if has_shared {
+            present("dx", &[("the shared expert's glu weight", shared.glu_weight)])?;
+        }
+    }
+    let tiles = pair_tiles(pairs, a.experts, has_shared, a.width, TILE_COLS)?;
+    // SAFETY: the caller's promise.
+    unsafe { launch(queue, "dx", dtype, tiles, args) }
+}
+
+/// Launches `dfc1` over at most `pairs` pairs; where there are none, it still writes zeros.
+///
+/// # Safety
+/// As [`up`].
+pub unsafe fn dfc1(queue: &Queue<'_>, dtype: DType, args: &ExpertsDfc1, pairs: usize) -> Result<()> {
+    let a = args;
+    check(pairs, [a.width, a.expert_width, a.experts], &a.pairs)?;
+    check_stride(a.x_stride, a.width)?;
+    if pairs > 0 {
+        present("dfc1", &[("dinner", a.dinner), ("x", a.x)])?;
+    }
+    let gated = a.dglu != 0;
+    for gradients in given(&a.experts_gradients, &a.shared_gradients, a.has_shared) {
+        present("dfc1", &[("a place for fc1's gradient", gradients.fc1_weight)])?;
+        if gated {
+            present("dfc1", &[("a place for glu's gradient", gradients.glu_weight)])?;
+        }
+    }
+    let maps = if gated { 2 } else { 1 };
+    let tiles = weight_tiles(a.experts, a.has_shared, maps, a.expert_width, a.width)?;
+    // SAFETY: the caller's promise.
+    unsafe { launch(queue, "dfc1", dtype, tiles, args) }
+}
+
+/// Launches `dfc2` over at most `pairs` pairs; where there are none, it still writes zeros.
+///
+/// # Safety
+/// As [`up`].
+pub unsafe fn dfc2(queue: &Queue<'_>, dtype: DType, args: &ExpertsDfc2, pairs: usize) -> Result<()> {
+    let a = args;
+    check(pairs, [a.width, a.expert_width, a.experts], &a.pairs)?;
+    check_stride(a.dy_stride, a.width)?;
+    let inputs = [("dy", a.dy), ("weighted", a.weighted), ("pair_weight", a.pairs.pair_weight)];
+    if pairs > 0 {
+        present("dfc2", &inputs)?;
+    }
+    for gradients in given(&a.experts_gradients, &a.shared_gradients, a.has_shared) {
+        present("dfc2", &[("a place for fc2's gradient", gradients.fc2_weight)])?;
+    }
+    let tiles = weight_tiles(a.experts, a.has_shared, 1, a.width, a.expert_width)?;
+    // SAFETY: the caller's promise.
+    unsafe { launch(queue, "dfc2", dtype, tiles, args) }
+}
+
+/// The gradients that are written: the shared expert's only where there is one.
+fn given<'a>(
+    experts: &'a ExpertGradients,
+    shared: &'a ExpertGradients,
+    has_shared: i32,
+) -> impl Iterator<Item = &'a ExpertGradients> {
+    [experts].into_iter().chain((has_shared != 0).then_some(shared))
+}
+
+/// Tiles of each weight's gradient [rows, columns], of so many weights of each expert.
+fn weight_tiles(experts: i32, has_shared: i32, weights: usize, rows: i32, columns: i32) -> Result<usize> {
+    if !(0..2).contains(&has_shared) {
+        return Err(Error::config("has_shared", "0 or 1", has_shared));
+    }
+    let of = |size: i32, tile: usize| (size as usize).div_ceil(tile);
+    let whole = [(experts + has_shared) as usize, weights, of(rows, TILE_ROWS), of(columns, TILE_COLS)];
+    crate::error::product("a grid of tiles", &whole)
 }
 
 /// Sizes are kept in 32 bits on the device, with room for a tile more.
@@ -78,7 +194,8 @@ fn check(pairs: usize, [width, expert_width, experts]: [i32; 3], list: &Pairs) -
     if pairs > MOST {
         return Err(Error::config("the number of pairs", format!("at most {MOST}"), pairs));
     }
-    present("a list of pairs", &[("expert_offsets", list.expert_offsets), ("pair_row", list.pair_row), ("tiles", list.tiles)])
+    present("a list of pairs", &[("expert_offsets", list.expert_offsets), ("tiles", list.tiles)])?;
+    if pairs > 0 { present("a list of pairs", &[("pair_row", list.pair_row)]) } else { Ok(()) }
 }
 
 fn check_activation(number: i32) -> Result<()> {

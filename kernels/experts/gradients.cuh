@@ -1,0 +1,104 @@
+#pragma once
+#include "experts/grouped.cuh"
+#include "experts/schedule.cuh"
+
+// dfc1 [F, D] = sum over an expert's pairs of dinner[p] x[row(p)]^T, and the same of dglu; dfc2 [D, F] of dy[row(p)] weighted[p]^T.
+// The biases' gradients are sums over the same pairs of the first operand, of dy times the pair's weight: the tiles of the first columns
+// take them along. Every element is written, zeros for an expert without pairs, or added to what is there and rounded once.
+namespace experts {
+PTX void* weight_of(const ExpertsDfc1&, const ExpertGradients& g, int map) { return map ? g.glu_weight : g.fc1_weight; }
+PTX void* weight_of(const ExpertsDfc2&, const ExpertGradients& g, int) { return g.fc2_weight; }
+PTX void* bias_of(const ExpertsDfc1&, const ExpertGradients& g, int map) { return map ? g.glu_bias : g.fc1_bias; }
+PTX void* bias_of(const ExpertsDfc2&, const ExpertGradients& g, int) { return g.fc2_bias; }
+PTX int rows_of(const ExpertsDfc1& p) { return p.expert_width; }
+PTX int rows_of(const ExpertsDfc2& p) { return p.width; }
+PTX int columns_of(const ExpertsDfc1& p) { return p.width; }
+PTX int columns_of(const ExpertsDfc2& p) { return p.expert_width; }
+
+// What both have in common: a tile of one expert's gradient, T or f32. Little is kept in registers over the product.
+template <class T, class Arguments> struct OfWeight {
+  using Args = Arguments;
+  struct Fetched { float4 before; };
+  static constexpr bool kSums = true;
+  static constexpr int kColumns = kTile;
+  const Args& p;
+  WeightTile tile;
+  int rows, depth, segments;
+  bool sums_first;                               // whether the first operand's sums, the bias's gradient, are taken along
+  int left;                                      // columns from this thread's first to the end of the gradient
+  int64_t at, bias_at;                           // this thread's first element
+
+  PTX explicit OfWeight(const Args& p) : p(p) {}
+  // Finds the tile, and gives its expert's first pair.
+  PTX bool find_first(int number, int maps, int& pair) {
+    if (!find_tile(p.experts + p.has_shared, maps, rows_of(p), columns_of(p), number, tile)) return false;
+    pair = p.pairs.expert_offsets[tile.expert];
+    rows = min(kTile, rows_of(p) - tile.row);
+    depth = p.pairs.expert_offsets[tile.expert + 1] - pair;
+    segments = 1;
+    sums_first = tile.column == 0 && bias();
+    return true;
+  }
+  PTX bool routed() const { return tile.expert < p.experts; }
+  PTX void* weight() const { return weight_of(p, routed() ? p.experts_gradients : p.shared_gradients, tile.map); }
+  PTX void* bias() const { return bias_of(p, routed() ? p.experts_gradients : p.shared_gradients, tile.map); }
+  PTX float4 before(const void* from, int64_t offset, int count) const {
+    if (!p.accumulate) return {0, 0, 0, 0};
+    if (p.gradient_f32) return load_row(static_cast<const float*>(from) + offset, count);
+    return load_row(static_cast<const T*>(from) + offset, count);
+  }
+  PTX void write(void* to, int64_t offset, int count, float4 v) const {
+    if (p.gradient_f32) return store_row(static_cast<float*>(to) + offset, count, v);
+    store_row(static_cast<T*>(to) + offset, count, v);
+  }
+  PTX void begin_rows(int column) {
+    left = columns_of(p) - tile.column - column;
+    bias_at = int64_t(routed() ? tile.expert : 0) * rows_of(p) + tile.row;
+    at = bias_at * columns_of(p) + tile.column + column;
+  }
+  PTX void fetch(int row, Fetched& f) const { f.before = before(weight(), at + int64_t(row) * columns_of(p), left); }
+  PTX void finish(int row, const float* staged, const Fetched& f) const {
+    write(weight(), at + int64_t(row) * columns_of(p), left, load_four(staged) + f.before);
+  }
+  PTX void finish_sum(int row, float total) const {
+    if (row < rows) write(bias(), bias_at + row, 1, before(bias(), bias_at + row, 1) + float4{total, 0, 0, 0});
+  }
+};
+
+template <class T> struct Dfc1 : OfWeight<T, ExpertsDfc1> {
+  Operand<T, false, false> a;
+  Operand<T, false, true> b;
+  static constexpr const float* sum_weight = nullptr;
+
+  PTX explicit Dfc1(const ExpertsDfc1& p) : OfWeight<T, ExpertsDfc1>(p) {}
+  PTX bool find(int number) {
+    const ExpertsDfc1& p = this->p;
+    int pair;
+    if (!this->find_first(number, p.dglu ? 2 : 1, pair)) return false;
+    const WeightTile& t = this->tile;
+    const T* dinner = static_cast<const T*>(t.map ? p.dglu : p.dinner) + int64_t(pair) * p.expert_width + t.row;
+    a = {dinner, nullptr, p.expert_width, this->depth, p.expert_width - t.row, nullptr};
+    b = {static_cast<const T*>(p.x) + t.column, nullptr, p.x_stride, this->depth, p.width - t.column, p.pairs.pair_row + pair};
+    return true;
+  }
+};
+
+template <class T> struct Dfc2 : OfWeight<T, ExpertsDfc2> {
+  Operand<T, false, true> a;
+  Operand<T, false, false> b;
+  const float* sum_weight;
+
+  PTX explicit Dfc2(const ExpertsDfc2& p) : OfWeight<T, ExpertsDfc2>(p) {}
+  PTX bool find(int number) {
+    const ExpertsDfc2& p = this->p;
+    int pair;
+    if (!this->find_first(number, 1, pair)) return false;
+    const WeightTile& t = this->tile;
+    const T* weighted = static_cast<const T*>(p.weighted) + int64_t(pair) * p.expert_width + t.column;
+    a = {static_cast<const T*>(p.dy) + t.row, nullptr, p.dy_stride, this->depth, p.width - t.row, p.pairs.pair_row + pair};
+    b = {weighted, nullptr, p.expert_width, this->depth, p.expert_width - t.column, nullptr};
+    sum_weight = p.pairs.pair_weight + pair;
+    return true;
+  }
+};
+}
