@@ -6,13 +6,14 @@
 
 use super::compiler::Compiler;
 use super::libcuda::{Libcuda, call, check};
+use super::modules::{Modules, Relaxed};
 use super::{Arch, Driver, Event, Facts, Graph, Kernel, Pointer, Shape, Stream, Tiled};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::gpu::args::TensorMap;
 use cudarc::driver::sys::{self, CUfunction_attribute as Attribute, CUlaunchAttributeID as LaunchAttribute, CUstreamCaptureMode};
 use std::collections::HashMap;
-use std::ffi::{CString, c_void};
+use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::ptr::null_mut;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -29,18 +30,8 @@ pub struct Cuda {
     device: sys::CUdevice,
     /// A `CUcontext`. Handles are kept as numbers, as in `Stream`, so that they may go from thread to thread, as libcuda allows.
     context: u64,
-    compiler: Compiler,
-    loaded: Mutex<HashMap<&'static str, Loaded>>,
+    modules: Modules,
     recording: Mutex<Recording>,
-}
-
-/// A kernel in the context.
-#[derive(Clone, Copy, Debug)]
-struct Loaded {
-    module: u64,
-    function: u64,
-    /// The most dynamic shared memory that it has been allowed so far.
-    shared_bytes: u32,
 }
 
 #[derive(Debug, Default)]
@@ -58,25 +49,6 @@ impl Drop for Bound {
         let mut ours = null_mut();
         // SAFETY: what `bind` pushed on this very thread.
         let _ = unsafe { call!(cuCtxPopCurrent_v2(&mut ours)) };
-    }
-}
-
-/// Until this goes, this thread may do while it captures what does not touch the capturing streams, such as load a module.
-struct Relaxed(CUstreamCaptureMode, PhantomData<*const ()>);
-
-impl Relaxed {
-    fn new() -> Result<Self> {
-        let mut mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
-        // SAFETY: a place to read from and write to.
-        unsafe { call!(cuThreadExchangeStreamCaptureMode(&mut mode)) }?;
-        Ok(Self(mode, PhantomData))
-    }
-}
-
-impl Drop for Relaxed {
-    fn drop(&mut self) {
-        // SAFETY: the mode that this thread had.
-        let _ = unsafe { call!(cuThreadExchangeStreamCaptureMode(&mut self.0)) };
     }
 }
 
@@ -102,27 +74,23 @@ impl Cuda {
             let what = format!("cuda:{number} ({}, {})", facts.name, facts.arch);
             return Err(Error::Unavailable { what, why: format!("the kernels are for {OLDEST} and newer") });
         }
-        let compiler = Compiler::find(Some(libcuda.version));
+        let modules = Modules::new(Compiler::find(Some(libcuda.version)), facts.arch);
         let mut context = null_mut();
         // SAFETY: a place to write to, and a device that was given. It is given back when this value goes.
         unsafe { call!(cuDevicePrimaryCtxRetain(&mut context, device)) }?;
         let context = context as u64;
-        Ok(Self { libcuda, facts, device, context, compiler, loaded: Mutex::default(), recording: Mutex::default() })
+        Ok(Self { libcuda, facts, device, context, modules, recording: Mutex::default() })
     }
 
     /// Where kernels come from.
     pub fn compiler(&self) -> &Compiler {
-        &self.compiler
+        &self.modules.compiler
     }
 
     fn bind(&self) -> Result<Bound> {
         // SAFETY: retained until this value goes.
         unsafe { call!(cuCtxPushCurrent_v2(self.context as sys::CUcontext)) }?;
         Ok(Bound(PhantomData))
-    }
-
-    fn loaded(&self) -> MutexGuard<'_, HashMap<&'static str, Loaded>> {
-        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn recording(&self) -> MutexGuard<'_, Recording> {
@@ -138,76 +106,6 @@ impl Cuda {
             false => Ok(()),
         }
     }
-
-    /// Compiles what is not loaded yet, all at the same time, and loads it. The context is bound.
-    fn load(&self, kernels: &[&'static Kernel]) -> Result<()> {
-        let there: Vec<&str> = self.loaded().keys().copied().collect();
-        let missing: Vec<&'static Kernel> = kernels.iter().copied().filter(|kernel| !there.contains(&kernel.name)).collect();
-        if let Some(foreign) = missing.iter().find(|kernel| kernel.hopper && self.facts.arch != Arch::HOPPER) {
-            let (name, hopper, here) = (foreign.name, Arch::HOPPER, self.facts.arch);
-            return Err(Error::Refused(format!("{name} is for {hopper} alone, and this GPU is {here}")));
-        }
-        let images = self.compiler.images(&missing, self.facts.arch)?;
-        let _relaxed = Relaxed::new()?;
-        for (kernel, image) in missing.iter().zip(&images) {
-            let new = load_one(kernel, &image.cubin)?;
-            // Another thread may have been here in the meantime: what it loaded may be in use.
-            let spare = match self.loaded().entry(kernel.name) {
-                std::collections::hash_map::Entry::Occupied(_) => Some(new.module),
-                std::collections::hash_map::Entry::Vacant(place) => {
-                    place.insert(new);
-                    None
-                }
-            };
-            if let Some(module) = spare {
-                // SAFETY: loaded above, and known to nobody else.
-                unsafe { call!(cuModuleUnload(module as sys::CUmodule)) }?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The kernel, loaded, and allowed that much dynamic shared memory. The context is bound.
-    fn function(&self, kernel: &'static Kernel, shared_bytes: u32) -> Result<sys::CUfunction> {
-        if !self.loaded().contains_key(kernel.name) {
-            self.load(&[kernel])?;
-        }
-        let mut all = self.loaded();
-        let loaded = all.get_mut(kernel.name).ok_or_else(|| Error::Refused(format!("{} is not loaded", kernel.name)))?;
-        let function = loaded.function as sys::CUfunction;
-        if shared_bytes > loaded.shared_bytes {
-            let attribute = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            // SAFETY: a function of a module that stays loaded.
-            unsafe { call!(cuFuncSetAttribute(function, attribute, shared_bytes as i32)) }?;
-            loaded.shared_bytes = shared_bytes;
-        }
-        Ok(function)
-    }
-}
-
-fn load_one(kernel: &Kernel, cubin: &[u8]) -> Result<Loaded> {
-    let name = CString::new(kernel.name).map_err(|_| Error::Refused("a kernel's name holds a 0".into()))?;
-    let (mut module, mut function, mut threads) = (null_mut(), null_mut(), 0);
-    // SAFETY: the cubin that a compiler made, whole, as the cache's checksum says; places to write to.
-    unsafe { call!(cuModuleLoadData(&mut module, cubin.as_ptr().cast())) }?;
-    // SAFETY: the module just loaded, and places to write to. To ask how many threads it can have also loads the kernel itself,
-    // which libcuda may otherwise put off until its first launch.
-    let found = unsafe {
-        call!(cuModuleGetFunction(&mut function, module, name.as_ptr()))
-            .and_then(|()| call!(cuFuncGetAttribute(&mut threads, Attribute::CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK, function)))
-    };
-    let fits = found.and_then(|()| match threads.max(0) as u32 >= kernel.threads {
-        true => Ok(()),
-        false => {
-            Err(Error::Refused(format!("{} needs {} threads, and this GPU gives it {threads}", kernel.name, kernel.threads)))
-        }
-    });
-    if let Err(why) = fits {
-        // SAFETY: loaded above, and known to nobody else.
-        let _ = unsafe { call!(cuModuleUnload(module)) };
-        return Err(why);
-    }
-    Ok(Loaded { module: module as u64, function: function as u64, shared_bytes: 0 })
 }
 
 /// How a launch differs from a plain one.
@@ -346,7 +244,7 @@ impl Driver for Cuda {
 
     fn prepare(&self, kernels: &[&'static Kernel]) -> Result<()> {
         let _bound = self.bind()?;
-        self.load(kernels)
+        self.modules.load(kernels)
     }
 
     unsafe fn launch_raw(&self, stream: Stream, kernel: &'static Kernel, shape: Shape, args: *const u8) -> Result<()> {
@@ -355,7 +253,7 @@ impl Driver for Cuda {
             return Err(Error::Refused(format!("{} cannot be launched with {why}", kernel.name)));
         }
         let _bound = self.bind()?;
-        let function = self.function(kernel, shape.shared_bytes)?;
+        let function = self.modules.function(kernel, shape.shared_bytes)?;
         if shape.cluster.iter().product::<u32>() > 8 {
             let attribute = Attribute::CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED;
             // SAFETY: a function of a module that stays loaded.
@@ -476,9 +374,7 @@ impl Drop for Cuda {
                 for &graph in self.recording().graphs.keys() {
                     let _ = call!(cuGraphExecDestroy(graph as sys::CUgraphExec));
                 }
-                for loaded in self.loaded().values() {
-                    let _ = call!(cuModuleUnload(loaded.module as sys::CUmodule));
-                }
+                self.modules.unload();
             }
         }
         // SAFETY: retained once, released once.

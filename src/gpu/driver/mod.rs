@@ -13,6 +13,8 @@ mod libcuda;
 #[cfg(feature = "cuda")]
 pub mod locate;
 #[cfg(feature = "cuda")]
+mod modules;
+#[cfg(feature = "cuda")]
 pub mod nvrtc;
 #[cfg(feature = "cuda")]
 pub mod program;
