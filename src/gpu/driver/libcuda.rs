@@ -141,7 +141,11 @@ impl Libcuda {
     pub fn device(&self, number: usize) -> Result<sys::CUdevice> {
         let count = self.count()?;
         if number >= count {
-            let there = if count == 1 { "there is one GPU, 0".into() } else { format!("there are {count} GPUs, counted from 0") };
+            let there = match count {
+                0 => "there is no GPU".into(),
+                1 => "there is one GPU, cuda:0".into(),
+                _ => format!("there are {count} GPUs, counted from 0"),
+            };
             return Err(Error::Unavailable { what: format!("cuda:{number}"), why: there });
         }
         let mut device = 0;
