@@ -149,15 +149,19 @@ PTX double unit_backward(const ContrastBackward& p, const ContrastBackwardJob& j
       int j = j0 + at;
       if (i >= b || j >= b) continue;
       double similarity = tiles.row[own][at], logit = job.scale * similarity, dlogit = 0, direct = 0, d = 0;
-      if (job.sums) dlogit = weight * cross_entropy(job.sums, logit, i, j);
+      bool counts = job.sums != nullptr;   // what is switched off is not multiplied by 0, which a NaN would outlive
+      if (counts) dlogit = weight * cross_entropy(job.sums, logit, i, j);
       if (p.square || i == j) {
         if (job.dcorrelation) d += job.dcorrelation[i] + (p.square ? job.dcorrelation[j] : 0.0);
         bool together = group >= 0 && job.group[j] == group;
         if (together) d += job.down[i] + (p.square ? job.down[j] : 0.0);
         if (!p.square) direct = d;
-        else if (job.dcorrelation || together) dlogit += d * job.scale * double(tiles.column[at][own]);
+        else if (job.dcorrelation || together) {
+          dlogit += d * job.scale * double(tiles.column[at][own]);
+          counts = true;
+        }
       }
-      dscale += dlogit * similarity;
+      if (counts) dscale += dlogit * similarity;
       job.dsimilarity[int64_t(i) * b + j] = float(p.upstream * (dlogit * job.scale + direct));
     }
     __syncthreads();

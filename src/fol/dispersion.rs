@@ -6,20 +6,6 @@ use crate::cpu::{moments, moments::Moments};
 use crate::dtype::Float;
 use crate::error::Result;
 
-impl GateMoments {
-    fn new(moments: Moments) -> Self {
-        let dvariance = vec![0.0; moments.variance.len()];
-        Self { moments, dvariance }
-    }
-
-    /// Group `g` of a gate of so many experts, alone.
-    pub(super) fn group(&self, g: usize, experts: usize) -> Self {
-        let of = |all: &[f64]| all[g * experts..(g + 1) * experts].to_vec();
-        let (mean, variance) = (of(&self.moments.mean), of(&self.moments.variance));
-        Self { moments: Moments { count: vec![self.moments.count[g]], mean, variance }, dvariance: of(&self.dvariance) }
-    }
-}
-
 impl Fol {
     /// Every gate's moments, the two terms that they make, and the loss's gradient on their variances.
     pub(super) fn dispersions<W: Float>(
@@ -29,38 +15,29 @@ impl Fol {
         state: &mut FolState,
     ) -> Result<()> {
         for (i, gate) in batch.gates.iter().enumerate() {
-            let mut whole = GateMoments::new(moments::forward(gate.weights, gate.experts, &gate.rows_counted(), 1)?);
-            let mut parts = GateMoments::new(group_moments(batch, groups, i)?);
+            let whole = moments::forward(gate.weights, gate.experts, &gate.rows_counted(), 1)?;
+            let mut all = group_moments(batch, groups, i)?;
+            append(&mut all, whole);
+            let (parts, whole) = all.variance.split_at(all.variance.len() - gate.experts);
+            let mut dvariance = vec![0.0; all.variance.len()];
+            let (dparts, dwhole) = dvariance.split_at_mut(parts.len());
             let weight = -self.config.lambda_batch_variance / gate.experts as f64;
-            state.terms.batch_variance += weighted(weight, whole.moments.variance.iter().sum());
-            whole.dvariance.fill(weight);
-            if whole.moments.count[0] < 2 {
-                state.warnings.push(format!("in gate {i} the batch has fewer than two rows, so its variance is 0"));
-            }
-            for (g, group) in state.groups.iter_mut().enumerate() {
-                let Some(group) = group else { continue };
-                let own = g * gate.experts..(g + 1) * gate.experts;
-                let variance = &parts.moments.variance[own.clone()];
-                group.variance.push(variance.to_vec());
-                match parts.moments.count[g] {
-                    0 => {
-                        state.warnings.push(format!("in gate {i} group {g} has no rows and is left out"));
-                        continue;
-                    }
-                    1 => state.warnings.push(format!("in gate {i} group {g} has a single row, so its variance is 0")),
-                    _ => {}
+            state.terms.batch_variance += weighted(weight, whole.iter().sum());
+            dwhole.fill(weight);
+            for (g, group) in state.groups.iter().enumerate() {
+                if group.is_none() || all.count[g] == 0 {
+                    continue;
                 }
-                let (value, dbatch) = compare(self.config.dispersion, &whole.moments.variance, variance);
+                let own = g * gate.experts..(g + 1) * gate.experts;
+                let (value, dbatch) = compare(self.config.dispersion, whole, &parts[own.clone()]);
                 state.terms.dispersion += weighted(self.config.lambda_dispersion, value);
-                for (d, (whole, part)) in dbatch.iter().zip(whole.dvariance.iter_mut().zip(&mut parts.dvariance[own])) {
+                for (d, (whole, part)) in dbatch.iter().zip(dwhole.iter_mut().zip(&mut dparts[own])) {
                     let d = weighted(self.config.lambda_dispersion, *d);
                     *whole += d;
                     *part -= d;
                 }
             }
-            state.variance.push(whole.moments.variance.clone());
-            state.batch_moments.push(whole);
-            state.group_moments.push(parts);
+            state.push_gate(GateMoments { moments: all, dvariance }, gate.experts);
         }
         Ok(())
     }
@@ -75,12 +52,16 @@ fn group_moments<W: Float>(batch: &FolBatch<'_, W>, groups: &Groups<'_, W>, i: u
         }
         Groups::Separate(batches) => batches.iter().map(|group| &group.gates[i]).try_fold(Moments::default(), |mut all, gate| {
             let one = moments::forward(gate.weights, gate.experts, &gate.rows_counted(), 1)?;
-            all.count.extend(one.count);
-            all.mean.extend(one.mean);
-            all.variance.extend(one.variance);
+            append(&mut all, one);
             Ok(all)
         }),
     }
+}
+
+fn append(all: &mut Moments, more: Moments) {
+    all.count.extend(more.count);
+    all.mean.extend(more.mean);
+    all.variance.extend(more.variance);
 }
 
 /// The dispersion of a group's variances from the batch's, and its gradient on the batch's; on the group's it is the negative.

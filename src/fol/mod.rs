@@ -14,33 +14,51 @@ pub use state::{FolGradients, FolGroup, FolState, FolTerms};
 
 pub(crate) use batch::check_ids;
 pub(crate) use config::check_sinkhorn;
+pub(crate) use state::GateMoments;
 
 use crate::cpu::contrast::{Contrast, ContrastGradient};
 use crate::cpu::{moments, transport};
+use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::{Error, Result};
+use crate::gpu;
 use rayon::prelude::*;
-use state::GateMoments;
 
 /// The loss.
 #[derive(Clone, Debug)]
 pub struct Fol {
     config: FolConfig,
+    device: Device,
 }
 
 impl Fol {
-    /// A loss of this configuration.
+    /// A loss of this configuration, on the CPU.
     ///
     /// # Errors
     /// As [`FolConfig::check`].
     pub fn new(config: FolConfig) -> Result<Self> {
+        Self::on(config, Device::cpu())
+    }
+
+    /// A loss of this configuration on that device, which on a GPU is computed from f32 alone and compares up to 4,096 samples. What it
+    /// takes and gives is the host's all the same: [`gpu::fol`] is for who has it in a GPU's memory. A state that one device left is
+    /// good on another.
+    ///
+    /// # Errors
+    /// As [`FolConfig::check`].
+    pub fn on(config: FolConfig, device: Device) -> Result<Self> {
         config.check()?;
-        Ok(Self { config })
+        Ok(Self { config, device })
     }
 
     /// Its configuration.
     pub fn config(&self) -> &FolConfig {
         &self.config
+    }
+
+    /// Where it computes.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// The loss. What is not finite in the batch makes those terms NaN or infinite that read it.
@@ -49,6 +67,9 @@ impl Fol {
     /// When shapes disagree, there are no samples, or a group id is out of range.
     pub fn forward<W: Float>(&self, batch: &FolBatch<'_, W>, groups: &Groups<'_, W>) -> Result<FolState> {
         groups.check(batch)?;
+        if let Some(gpu) = self.device.driver() {
+            return gpu::fol::host_forward(gpu, &self.config, batch, groups);
+        }
         let similarity = contrast(batch)?;
         let all: Vec<usize> = (0..batch.samples).collect();
         let mut state = FolState {
@@ -76,15 +97,13 @@ impl Fol {
             }
         };
         let found: Vec<Option<(FolGroup, Vec<f64>)>> = members.par_iter().enumerate().map(one).collect::<Result<_>>()?;
-        for (g, found) in found.into_iter().enumerate() {
-            state.groups.push(found.map(|(group, dbatch)| {
+        for found in found {
+            let group = found.map(|(group, dbatch)| {
                 state.terms.distance += weighted(self.config.lambda_distance, group.distance);
                 state.dcorrelation.iter_mut().zip(dbatch).for_each(|(sum, d)| *sum += d);
                 group
-            }));
-            if state.groups[g].is_none() {
-                state.warnings.push(format!("group {g} has no samples and is left out"));
-            }
+            });
+            state.push_group(group);
         }
         Ok(())
     }
@@ -125,6 +144,9 @@ impl Fol {
         groups.check(batch)?;
         let members = groups.members();
         check_state(batch, &members, state)?;
+        if let Some(gpu) = self.device.driver() {
+            return gpu::fol::host_backward(gpu, &self.config, batch, groups, state, upstream);
+        }
         let similarity = contrast(batch)?;
         let all: Vec<usize> = (0..batch.samples).collect();
         let mut gradient = similarity.no_gradient();
@@ -180,7 +202,7 @@ impl Fol {
         let mut dweights = no_gradient(batch.gates);
         if self.config.lambda_dispersion != 0.0 {
             for ((gate, all), dweights) in batch.gates.iter().zip(&state.group_moments).zip(&mut dweights) {
-                gate_backward(gate, &gate.rows_counted(), &all.group(g, gate.experts), upstream, dweights)?;
+                gate_backward(gate, &gate.rows_counted(), &all.groups(g..g + 1, gate.experts), upstream, dweights)?;
             }
         }
         Ok(whole(gradient, dweights, upstream))

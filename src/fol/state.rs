@@ -1,6 +1,7 @@
 //! What a loss gives back: its terms, what it found in the batch and its groups, and gradients.
 
 use crate::cpu::moments::Moments;
+use std::ops::Range;
 
 /// The terms of a loss, each already multiplied by its weight; `total` is their sum.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -71,4 +72,46 @@ pub struct FolGradients<W> {
     pub dweights: Vec<Vec<W>>,
     /// On separate groups, in their order; empty unless the loss was told to give them. With group ids they are in the above.
     pub groups: Vec<FolGradients<W>>,
+}
+
+impl FolState {
+    /// Takes the next group, or warns that there is none.
+    pub(crate) fn push_group(&mut self, group: Option<FolGroup>) {
+        if group.is_none() {
+            self.warnings.push(format!("group {} has no samples and is left out", self.groups.len()));
+        }
+        self.groups.push(group);
+    }
+
+    /// Takes the next gate's moments, those of the batch behind those of the groups, and warns of what is too small.
+    pub(crate) fn push_gate(&mut self, all: GateMoments, experts: usize) {
+        let i = self.batch_moments.len();
+        let groups = all.moments.count.len() - 1;
+        let (own, whole) = (all.groups(0..groups, experts), all.groups(groups..groups + 1, experts));
+        if whole.moments.count[0] < 2 {
+            self.warnings.push(format!("in gate {i} the batch has fewer than two rows, so its variance is 0"));
+        }
+        for (g, group) in self.groups.iter_mut().enumerate() {
+            let Some(group) = group else { continue };
+            group.variance.push(own.moments.variance[g * experts..(g + 1) * experts].to_vec());
+            match own.moments.count[g] {
+                0 => self.warnings.push(format!("in gate {i} group {g} has no rows and is left out")),
+                1 => self.warnings.push(format!("in gate {i} group {g} has a single row, so its variance is 0")),
+                _ => {}
+            }
+        }
+        self.variance.push(whole.moments.variance.clone());
+        self.batch_moments.push(whole);
+        self.group_moments.push(own);
+    }
+}
+
+impl GateMoments {
+    /// Some groups of a gate of so many experts, alone.
+    pub(crate) fn groups(&self, groups: Range<usize>, experts: usize) -> Self {
+        let of = |all: &[f64]| all[groups.start * experts..groups.end * experts].to_vec();
+        let (mean, variance) = (of(&self.moments.mean), of(&self.moments.variance));
+        let count = self.moments.count[groups.clone()].to_vec();
+        Self { moments: Moments { count, mean, variance }, dvariance: of(&self.dvariance) }
+    }
 }

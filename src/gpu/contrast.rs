@@ -3,16 +3,17 @@
 // SAFETY: launches alone; what the addresses hold is the callers' promise.
 #![allow(unsafe_code)]
 
+use super::Queue;
 use super::args::{ContrastBackward, ContrastBackwardJob, ContrastForward, ContrastJob};
 use super::driver::{Pointer, Shape};
-use super::{Queue, check_address};
+use super::limits::present_if;
 use crate::error::{Error, Result};
 use crate::fol::Correlation;
 
 const JOBS: usize = 64;
 const BACKWARD_JOBS: usize = 50;
 /// Samples of a unit.
-const TILE: i32 = 32;
+const TILE: u32 = 32;
 
 /// How many f64 of workspace jobs of so many samples each need.
 pub fn parts_len(samples: impl IntoIterator<Item = usize>) -> usize {
@@ -35,29 +36,29 @@ pub unsafe fn forward(
     parts: Pointer,
     counter: Pointer,
 ) -> Result<()> {
-    check_address("the counter of contrast", counter, 1)?;
+    present_if("the counter of contrast", counter, 1)?;
     for (number, own) in jobs.chunks(JOBS).enumerate() {
         let mut args = ContrastForward { parts, counter, lambda_clip, job_count: own.len() as i32, ..Default::default() };
         args.terms = if number == 0 { terms } else { 0 };
         args.square = i32::from(correlation == Correlation::DiagonalOfSquare);
         for (to, job) in args.jobs.iter_mut().zip(own) {
             check_samples(job.samples)?;
-            check_address("the similarity", job.similarity, job.samples)?;
-            check_address("the group ids", job.group, i32::from(job.own != 0))?;
+            present_if("the similarity", job.similarity, job.samples)?;
+            present_if("the group ids", job.group, i32::from(job.own != 0))?;
             *to = ContrastJob { first_unit: args.units, ..*job };
             args.units = more(args.units, job.samples)?;
         }
-        check_address("the workspace of contrast", parts, i32::from(args.terms != 0))?;
+        present_if("the workspace of contrast", parts, i32::from(args.terms != 0))?;
         // SAFETY: the caller's promise.
         unsafe { queue.launch("contrast_forward", Shape::blocks(grid(queue, args.units)), &args)? };
     }
     Ok(())
 }
 
-/// `upstream` times the gradients of each job; `parts` has [`parts_len`] f64, the counter holds 0.
+/// `upstream` times the gradients of each job, which may have no samples; `parts` has [`parts_len`] f64, the counter holds 0.
 ///
 /// # Errors
-/// As [`forward`].
+/// When there are too many samples, or an address is missing.
 ///
 /// # Safety
 /// As [`super::driver::launch`].
@@ -70,16 +71,16 @@ pub unsafe fn backward(
     parts: Pointer,
     counter: Pointer,
 ) -> Result<()> {
-    check_address("the counter of contrast", counter, 1)?;
+    present_if("the counter of contrast", counter, 1)?;
     for own in jobs.chunks(BACKWARD_JOBS) {
         let mut args = ContrastBackward { parts, counter, upstream, lambda_clip, ..Default::default() };
         args.square = i32::from(correlation == Correlation::DiagonalOfSquare);
         args.job_count = own.len() as i32;
         for (to, job) in args.jobs.iter_mut().zip(own) {
-            check_samples(job.samples)?;
-            let needed = [job.similarity, job.dsimilarity, job.dscale, parts];
-            needed.iter().try_for_each(|&at| check_address("the similarity and its gradients", at, job.samples))?;
-            check_address("the group ids", job.group, i32::from(job.down != 0))?;
+            let needed = [job.similarity, job.dsimilarity, parts];
+            needed.iter().try_for_each(|&at| present_if("the similarity or its gradient", at, job.samples))?;
+            present_if("the scale's gradient", job.dscale, 1)?;
+            present_if("the group ids", job.group, i32::from(job.down != 0))?;
             *to = ContrastBackwardJob { first_unit: args.units, ..*job };
             args.units = more(args.units, job.samples)?;
         }
@@ -94,7 +95,7 @@ fn check_samples(samples: i32) -> Result<()> {
 }
 
 fn more(units: i32, samples: i32) -> Result<i32> {
-    let sum = units.checked_add((samples - 1) / TILE + 1);
+    let sum = units.checked_add((samples.max(0) as u32).div_ceil(TILE) as i32);
     sum.ok_or_else(|| Error::Refused("there are too many samples for one launch".into()))
 }
 

@@ -21,6 +21,11 @@ pub(super) fn present(buffers: &[(&'static str, Pointer)]) -> Result<()> {
     none.map_or(Ok(()), |&(what, _)| Err(Error::config(what, "given", "none")))
 }
 
+/// Not 0, unless there are no elements to read or write.
+pub(super) fn present_if(what: &'static str, at: Pointer, elements: i32) -> Result<()> {
+    if elements > 0 { present(&[(what, at)]) } else { Ok(()) }
+}
+
 /// The kernel's instance for that number type.
 pub(super) fn instance(kernel: &str, dtype: DType) -> Result<String> {
     match dtype {

@@ -9,6 +9,7 @@ pub mod combine;
 pub mod contrast;
 pub mod driver;
 pub mod experts;
+pub mod fol;
 pub mod gate;
 pub mod kernels;
 pub mod limits;
@@ -49,13 +50,5 @@ impl Queue<'_> {
     pub unsafe fn launch<A: args::Args>(&self, name: &str, shape: Shape, args: &A) -> crate::error::Result<()> {
         // SAFETY: the caller's promise.
         unsafe { driver::launch(self.driver, self.stream, name, shape, args) }
-    }
-}
-
-/// An address that is read or written must be there, unless there is nothing to read or write.
-fn check_address(what: &str, at: driver::Pointer, elements: i32) -> crate::error::Result<()> {
-    match at == 0 && elements > 0 {
-        true => Err(crate::error::Error::Refused(format!("there is no address of {what}"))),
-        false => Ok(()),
     }
 }

@@ -3,9 +3,10 @@
 // SAFETY: launches alone; what the addresses hold is the callers' promise.
 #![allow(unsafe_code)]
 
+use super::Queue;
 use super::args::{MomentsBackward, MomentsBackwardJob, MomentsForward, MomentsGate, MomentsJob};
 use super::driver::{Pointer, Shape};
-use super::{Queue, check_address};
+use super::limits::present_if;
 use crate::error::{Error, Result, product};
 
 const JOBS: usize = 32;
@@ -73,10 +74,10 @@ pub unsafe fn forward(
 ) -> Result<()> {
     for job in jobs {
         check_sizes(job.rows, job.columns, job.groups, job.samples, job.run)?;
-        check_address("x of the moments", job.x, job.rows)?;
-        [job.count, job.mean, job.variance].iter().try_for_each(|&at| check_address("moments", at, job.groups + job.whole))?;
+        present_if("x of the moments", job.x, job.rows)?;
+        [job.count, job.mean, job.variance].iter().try_for_each(|&at| present_if("moments", at, job.groups + job.whole))?;
     }
-    check_address("the counter of the moments", counter, 1)?;
+    present_if("the counter of the moments", counter, 1)?;
     let mut placed = jobs.to_vec();
     let mut at = 0;
     for job in &mut placed {
@@ -130,9 +131,9 @@ pub unsafe fn backward(queue: &Queue<'_>, jobs: &[MomentsBackwardJob], upstream:
         let mut args = MomentsBackward { upstream, job_count: own.len() as i32, ..Default::default() };
         for (to, job) in args.jobs.iter_mut().zip(own) {
             check_sizes(job.rows, job.columns, job.groups, job.samples, job.run)?;
-            [job.x, job.dx].iter().try_for_each(|&at| check_address("x and dx of the moments", at, job.rows))?;
+            [job.x, job.dx].iter().try_for_each(|&at| present_if("x and dx of the moments", at, job.rows))?;
             let read = job.rows.min(job.groups * job.of_groups + job.of_whole);
-            [job.count, job.mean, job.dvariance].iter().try_for_each(|&at| check_address("moments and gradients", at, read))?;
+            [job.count, job.mean, job.dvariance].iter().try_for_each(|&at| present_if("moments and gradients", at, read))?;
             let (chunk_rows, chunks) = chunks(job.rows, 1);
             *to = MomentsBackwardJob { first_unit: args.units, chunk_rows, ..*job };
             args.units = more(args.units, chunks, tiles(job.columns))?;

@@ -3,9 +3,10 @@
 // SAFETY: launches alone; what the addresses hold is the callers' promise.
 #![allow(unsafe_code)]
 
+use super::Queue;
 use super::args::{TransportForward, TransportJob};
 use super::driver::{Pointer, Shape};
-use super::{Queue, check_address};
+use super::limits::present_if;
 use crate::error::{Error, Result, product};
 use crate::fol::{Distance, Normalise, check_sinkhorn};
 
@@ -74,7 +75,7 @@ pub unsafe fn forward(queue: &Queue<'_>, of: &Transport, jobs: &[TransportJob]) 
     let (groups, most) = check(of, jobs)?;
     let multiprocessors = queue.driver.facts().multiprocessors;
     let in_workspace = potentials_len(multiprocessors, of.distance, of.samples, most, groups)? > 0;
-    check_address("the potentials of transport", of.potentials, i32::from(in_workspace))?;
+    present_if("the potentials of transport", of.potentials, i32::from(in_workspace))?;
     let in_shared = of.distance != Distance::Exact && !in_workspace;
     let (mut jobs, mut before) = (jobs, 0);
     loop {
@@ -122,15 +123,15 @@ fn check(of: &Transport, jobs: &[TransportJob]) -> Result<(usize, usize)> {
     }
     check_samples(of.samples as i64)?;
     let needed = [of.x, of.dx, of.parts, of.counter];
-    needed.iter().try_for_each(|&at| check_address("x of transport, or of what belongs to it", at, 1))?;
+    needed.iter().try_for_each(|&at| present_if("x of transport, or of what belongs to it", at, 1))?;
     let mut groups = 0i32;
     for job in jobs {
         check_samples(job.count.into())?;
         let sum = groups.checked_add(job.groups).filter(|_| job.groups >= 0);
         groups = sum.ok_or_else(|| Error::Refused("there are too many groups".into()))?;
         let needed = [job.y, job.normalised, job.dy, of.distances, of.counts];
-        needed.iter().try_for_each(|&at| check_address("a group of transport", at, job.groups))?;
-        check_address("the group ids", job.group, i32::from(job.groups > 1))?;
+        needed.iter().try_for_each(|&at| present_if("a group of transport", at, job.groups))?;
+        present_if("the group ids", job.group, i32::from(job.groups > 1))?;
     }
     Ok((groups as usize, jobs.iter().map(|job| job.count as usize).max().unwrap_or(1)))
 }
