@@ -1,4 +1,4 @@
-// sm_90: mbarriers, tensor-map loads, the asynchronous proxy, and registers handed from one warpgroup to another.
+// sm_90: mbarriers (try_wait waits for a while, test_wait does not), tensor-map loads, the asynchronous proxy, and registers handed from one warpgroup to another.
 #pragma once
 #include "lib/memory.cuh"
 
@@ -16,6 +16,12 @@ PTX void mbarrier_arrive_expect_tx(uint32_t bar, int bytes) {
 PTX bool mbarrier_try_wait(uint32_t bar, uint32_t parity) {
   uint32_t done;
   asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.b32 %0, 1, 0, p; }"
+               : "=r"(done) : "r"(bar), "r"(parity) : "memory");
+  return done;
+}
+PTX bool mbarrier_test_wait(uint32_t bar, uint32_t parity) {
+  uint32_t done;
+  asm volatile("{ .reg .pred p; mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2; selp.b32 %0, 1, 0, p; }"
                : "=r"(done) : "r"(bar), "r"(parity) : "memory");
   return done;
 }
@@ -46,6 +52,7 @@ PTX void mbarrier_arrive_expect_tx(uint32_t bar, int bytes, EMULATED_AT) {
   mbarrier_arrive(bar, at);
 }
 PTX void mbarrier_wait(uint32_t bar, uint32_t parity, EMULATED_AT) { emulate::mbarrier_wait(bar, parity, at); }
+PTX bool mbarrier_test_wait(uint32_t bar, uint32_t parity, EMULATED_AT) { return emulate::mbarrier_test(bar, parity, at); }
 PTX bool mbarrier_try_wait(uint32_t bar, uint32_t parity, EMULATED_AT) { return emulate::mbarrier_wait(bar, parity, at), true; }
 PTX void cp_async_mbarrier_arrive_noinc(uint32_t bar, EMULATED_AT) { emulate::cp_async_arrive(bar, at); }
 PTX void fence_proxy_async() { emulate::fence_proxy_async(); }

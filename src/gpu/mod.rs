@@ -9,6 +9,7 @@ pub mod combine;
 pub mod contrast;
 pub mod driver;
 pub mod experts;
+pub mod facts;
 pub mod fol;
 pub mod gate;
 pub mod kernels;

@@ -1,0 +1,45 @@
+//! The facts of the hardware that the kernels rely on hold on its emulation: so their kernels are right before they meet a GPU.
+#![cfg(feature = "emulate")]
+
+use fair_moe::gpu::driver::emulated::{Emulated, Settings};
+use fair_moe::gpu::driver::{Arch, Driver};
+use fair_moe::gpu::facts::{Fact, Verdict, check_facts};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+fn facts(seed: u64, mode: u32, arch: Arch) -> Vec<Fact> {
+    let driver: Arc<dyn Driver> = Arc::new(Emulated::new(Settings { mode, ..Settings::new(seed, arch) }));
+    check_facts(&driver).unwrap()
+}
+
+#[test]
+fn all_facts_hold_on_sm_90a() {
+    for seed in 0..6 {
+        for mode in 0..3 {
+            let found = facts(seed, mode, Arch::HOPPER);
+            let numbers: BTreeSet<u32> = found.iter().map(|fact| fact.number).collect();
+            assert_eq!(numbers, (1..=12).collect());
+            for fact in found {
+                assert_eq!(fact.verdict, Verdict::Holds, "seed {seed}, mode {mode}: {}. {}", fact.number, fact.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn older_architectures_have_the_facts_that_are_theirs() {
+    for seed in 0..6 {
+        let found = facts(seed, (seed % 3) as u32, Arch(80));
+        let here: Vec<_> = found.iter().filter(|fact| fact.verdict != Verdict::NotHere).collect();
+        assert_eq!(here.len(), 8);
+        for fact in here {
+            assert_eq!(fact.verdict, Verdict::Holds, "seed {seed}: {}. {}", fact.number, fact.name);
+        }
+    }
+}
+
+#[test]
+fn no_two_facts_are_said_alike() {
+    let names: BTreeSet<_> = facts(0, 0, Arch(80)).into_iter().map(|fact| (fact.number, fact.name)).collect();
+    assert_eq!(names.len(), facts(0, 0, Arch(80)).len());
+}
