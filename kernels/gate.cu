@@ -1,13 +1,15 @@
 // gate, forward: hidden = fc1(x), logits = fc2(act(hidden)) or fc2(x), softmax, and the K highest logits of each row.
 //
 // x [N, D] -> hidden [N, H], logits and probabilities [N, E], chosen [N, K], weights [N, E]; all but x and the parameters in f32.
-// A block takes 64 rows: tiles of 64 columns of hidden, then of logits, each a sum over the whole depth in order (lib/tile.cuh), then a
-// warp a row for softmax and choice. It reads back what it has written itself, so D, H, E and K have no limit.
-// Grid: any. Shared memory: 17 KiB. A row's bits depend on that row alone. Launched by src/gpu/gate.rs.
+// A block takes 64 rows: tiles of 64 columns of hidden, then of logits, each a sum over the whole depth in order, then a warp a row for
+// softmax and choice. It reads back what it has written itself, so D, H, E and K have no limit. What reads x in bf16 or f16 runs on
+// tensor cores (lib/tile_mma.cuh); what reads the hidden layer, which is f32, in scalar multiply-adds (lib/tile.cuh).
+// Grid: any. Shared memory: 17 KiB, or 40 KiB. A row's bits depend on that row alone. Launched by src/gpu/gate.rs.
 #include "args/gate.cuh"
 #include "lib/activation.cuh"
 #include "lib/reduce.cuh"
 #include "lib/tile.cuh"
+#include "lib/tile_mma.cuh"
 
 namespace gate {
 // The activated hidden layer, [rows, H].
@@ -21,15 +23,32 @@ struct Features {
   }
 };
 
+// Bytes of shared memory.
+template <class T> constexpr int kShared = sizeof(T) == 2 ? tile_mma::kShared : tile::kShared * int(sizeof(float));
+
+// A tile of a b^T: by tensor cores where both are of 16 bits, which lose nothing in f32 sums.
+template <class T, class To> PTX void multiply(const tile::Rows<T>& a, const tile::Rows<T>& b, int depth, void* shared, To to) {
+  if constexpr (sizeof(T) == 2) {
+    tile_mma::multiply(a, b, depth, shared, to);
+  } else {
+    float sums[4][4];
+    tile::multiply(a, b, depth, static_cast<float*>(shared), sums);
+    tile::each(sums, to);
+  }
+}
+template <class T, class To> PTX void multiply(const Features& a, const tile::Rows<T>& b, int depth, void* shared, To to) {
+  float sums[4][4];
+  tile::multiply(a, b, depth, static_cast<float*>(shared), sums);
+  tile::each(sums, to);
+}
+
 // to [rows, columns] = a weight^T + bias, for the 64 rows from `first` on.
 template <class T, class A>
-PTX void affine(const A& a, const void* weight, const void* bias, int depth, int columns, int64_t first, int rows, float* to, float* shared) {
+PTX void affine(const A& a, const void* weight, const void* bias, int depth, int columns, int64_t first, int rows, float* to, void* shared) {
   const T* w = static_cast<const T*>(weight);
   const T* b = static_cast<const T*>(bias);
   for (int64_t start = 0; start < columns; start += tile::kLines) {
-    float sums[4][4];
-    tile::multiply(a, tile::Rows<T>{w, depth, start, columns}, depth, shared, sums);
-    tile::each(sums, [&](int line, int other, float sum) {
+    multiply(a, tile::Rows<T>{w, depth, start, columns}, depth, shared, [&](int line, int other, float sum) {
       int64_t row = first + line, column = start + other;
       if (row < rows && column < columns) to[row * columns + column] = sum + (b ? to_float(b[column]) : 0.0f);
     });
@@ -87,8 +106,7 @@ PTX void choose(const GateForward& p, int64_t row) {
 }
 
 template <class T> PTX void forward(const GateForward& p) {
-  STATIC_SHARED(float4, storage, tile::kShared / 4);
-  float* shared = reinterpret_cast<float*>(storage);
+  STATIC_SHARED(float4, shared, kShared<T> / 16);
   if (blockIdx.x == 0 && threadIdx.x < 16) p.counters[threadIdx.x] = 0;
   for (int64_t first = int64_t(blockIdx.x) * tile::kLines; first < p.rows; first += int64_t(gridDim.x) * tile::kLines) {
     tile::Rows<T> x{static_cast<const T*>(p.x), p.x_stride, first, p.rows};

@@ -88,7 +88,7 @@ fn check<T: Element>(case: Case, seed: u64, bound: f64) {
 
 #[test]
 fn rows_are_sums_of_their_pairs_and_addends_in_any_width_and_alignment() {
-    let sizes = [(1, 1, 1), (7, 13, 2), (33, 24, 3), (20, 264, 2), (5, 512, 10)];
+    let sizes = [(1, 1, 1), (7, 13, 2), (33, 24, 3), (20, 264, 2), (5, 512, 10), (300, 3, 1)];
     for (i, &(rows, width, top_k)) in sizes.iter().enumerate() {
         for variant in 0..6 {
             let has = |bit: usize| (i * 6 + variant) >> bit & 1 == 1;

@@ -75,6 +75,8 @@ fn any_width_and_any_number_of_experts() {
         (17, Some(129), 40, 7, 200),
         (33, Some(8), 300, 300, 9),
         (32, None, 300, 4, 130),
+        (264, Some(70), 6, 2, 80),
+        (200, None, 9, 2, 70),
     ];
     for (seed, (width, hidden, experts, top_k, rows)) in shapes.into_iter().enumerate() {
         let layer = gated(width, hidden, experts, top_k, rows, seed as u64);

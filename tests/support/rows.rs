@@ -121,7 +121,9 @@ pub fn route_forward(gpu: &Gpu, r: &Routes, chosen: &Buffer<i32>, weights: &Buff
     let most = most + if r.shared { n } else { 0 };
     let (needed, counted) = (upload_mask(gpu, r.needed.clone()), upload_mask(gpu, r.counted.clone()));
     let int = |len: usize| gpu.new_of::<i32>(len);
-    let (row_pairs, shared_pairs) = (int(n * r.top_k), int(if r.shared { n } else { 0 }));
+    // Not -1, which the kernel has to write: fresh memory of the emulation holds just that.
+    let stale = |len: usize| gpu.put(&vec![7i32; len]);
+    let (row_pairs, shared_pairs) = (stale(n * r.top_k), stale(if r.shared { n } else { 0 }));
     let (expert_offsets, pair_row) = (int(e + 2), int(most));
     let tiles = int(route::tiles_len(most, e + usize::from(r.shared), r.tile_rows));
     let counts = int(route::counts_len(gpu.driver.facts().multiprocessors, e).unwrap());
