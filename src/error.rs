@@ -116,3 +116,9 @@ pub(crate) fn expect_shape(what: impl AsRef<str>, shape: &[usize], got: usize) -
     let fits = shape.iter().try_fold(1usize, |p, &n| p.checked_mul(n)) == Some(got);
     if fits { Ok(()) } else { Err(Error::Shape { what: what.as_ref().to_owned(), expected: shape.to_vec(), got }) }
 }
+
+/// All of them, or the first error.
+pub(crate) fn all<S, const N: usize>(each: [Result<S>; N]) -> Result<[S; N]> {
+    let all = each.into_iter().collect::<Result<Vec<S>>>()?;
+    all.try_into().map_err(|_| Error::Refused(format!("{N} results are no longer {N}")))
+}

@@ -1,10 +1,13 @@
 //! The layer: gate, route, experts, combine; and back.
 
 use crate::config::MoeConfig;
-use crate::cpu;
+use crate::device::Device;
 use crate::dtype::Element;
 use crate::error::{Error, Result, expect_shape, product};
+use crate::gpu::driver::Driver;
 use crate::parameters::Parameters;
+use crate::{cpu, gpu};
+use std::sync::Arc;
 
 /// The order of the rows of x. The arrays of N rows that a layer reads and writes all have the same order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,21 +199,36 @@ pub enum GradientMode {
 #[derive(Clone, Debug)]
 pub struct Moe {
     config: MoeConfig,
+    device: Device,
 }
 
 impl Moe {
-    /// A layer of this configuration.
+    /// A layer of this configuration, on the CPU.
     ///
     /// # Errors
     /// As [`MoeConfig::check`].
     pub fn new(config: MoeConfig) -> Result<Self> {
+        Self::on(config, Device::cpu())
+    }
+
+    /// A layer of this configuration on that device. What it takes and gives is the host's all the same: [`gpu::moe`] is for who has it
+    /// in a GPU's memory. A state that one device left is good on another.
+    ///
+    /// # Errors
+    /// As [`MoeConfig::check`].
+    pub fn on(config: MoeConfig, device: Device) -> Result<Self> {
         config.check()?;
-        Ok(Self { config })
+        Ok(Self { config, device })
     }
 
     /// Its configuration.
     pub fn config(&self) -> &MoeConfig {
         &self.config
+    }
+
+    /// Where it computes.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// y = Σ over a row's kept pairs of weight · expert(x), plus the shared expert, minus x where the layer says so; and what
@@ -227,9 +245,8 @@ impl Moe {
         y: &mut [T],
         state: &mut MoeState<T>,
     ) -> Result<()> {
-        self.check(parameters, input, y)?;
         let saved = (&mut state.inner, &mut state.glu);
-        cpu::moe_forward(&self.config, parameters, input, y, &mut state.routing, Some(saved))
+        self.run_forward(parameters, input, y, &mut state.routing, Some(saved))
     }
 
     /// [`Moe::forward`] that saves nothing for a backward pass; what was routed where comes back in `routing`.
@@ -243,8 +260,7 @@ impl Moe {
         y: &mut [T],
         routing: &mut Routing<T::Wide>,
     ) -> Result<()> {
-        self.check(parameters, input, y)?;
-        cpu::moe_forward(&self.config, parameters, input, y, routing, None)
+        self.run_forward(parameters, input, y, routing, None)
     }
 
     /// The gradients of a forward pass: of x into `dx`, and of every parameter into `gradients`, in `G` (the parameters' dtype, or
@@ -269,7 +285,30 @@ impl Moe {
         upstream.check(&self.config, input)?;
         gradients.check(&self.config)?;
         state.check(&self.config, input)?;
-        cpu::moe_backward(&self.config, parameters, input, state, upstream, dx, gradients, mode)
+        match self.gpu(input) {
+            None => cpu::moe_backward(&self.config, parameters, input, state, upstream, dx, gradients, mode),
+            Some(gpu) => gpu::moe::backward(gpu, &self.config, parameters, input, state, upstream, dx, gradients, mode),
+        }
+    }
+
+    fn run_forward<T: Element>(
+        &self,
+        parameters: &Parameters<&[T]>,
+        input: &MoeInput<'_, T>,
+        y: &mut [T],
+        routing: &mut Routing<T::Wide>,
+        saved: Option<(&mut Vec<T>, &mut Vec<T>)>,
+    ) -> Result<()> {
+        self.check(parameters, input, y)?;
+        match self.gpu(input) {
+            None => cpu::moe_forward(&self.config, parameters, input, y, routing, saved),
+            Some(gpu) => gpu::moe::forward(gpu, &self.config, parameters, input, y, routing, saved),
+        }
+    }
+
+    /// What to launch on; none: the CPU, also for no rows at all, of which there is nothing to launch.
+    fn gpu<T>(&self, input: &MoeInput<'_, T>) -> Option<&Arc<dyn Driver>> {
+        self.device.driver().filter(|_| input.rows() > 0)
     }
 
     /// Checks what all passes take; `like_x` is y or dx.

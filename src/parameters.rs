@@ -2,7 +2,7 @@
 
 use crate::config::MoeConfig;
 use crate::dtype::Element;
-use crate::error::{Error, Result, expect_shape};
+use crate::error::{Error, Result, all, expect_shape};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
 
@@ -152,6 +152,22 @@ impl<S> Parameters<S> {
     /// Asks for each parameter in turn.
     pub fn from_fn(each: impl FnMut(Param) -> S) -> Self {
         Self(Param::ALL.map(each))
+    }
+
+    /// The same where asking can fail.
+    pub(crate) fn try_from_fn(each: impl FnMut(Param) -> Result<S>) -> Result<Self> {
+        all(Param::ALL.map(each)).map(Self)
+    }
+
+    /// What is made of each parameter.
+    pub(crate) fn map<'a, R>(&'a self, each: impl FnMut(&'a S) -> R) -> Parameters<R> {
+        Parameters(self.0.each_ref().map(each))
+    }
+
+    /// The same from a borrow for writing, where it can fail.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn try_map_mut<'a, R>(&'a mut self, each: impl FnMut(&'a mut S) -> Result<R>) -> Result<Parameters<R>> {
+        all(self.0.each_mut().map(each)).map(Parameters)
     }
 
     /// Checks every buffer's length against the layer.

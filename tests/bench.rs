@@ -37,7 +37,8 @@ fn every_part_runs() {
         let found = measure(work, Duration::ZERO).unwrap();
         assert_eq!(found.len(), work.parts().len());
         for m in found {
-            assert!(m.min <= m.median && m.median <= m.max && m.cost != Cost::default(), "{m:?}");
+            let t = m.times.unwrap();
+            assert!(t.min <= t.median && t.median <= t.max && m.cost != Cost::default(), "{m:?}");
         }
     }
 }

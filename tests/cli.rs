@@ -4,7 +4,7 @@
 #[path = "support/recording.rs"]
 mod recording;
 
-use fair_moe::DType;
+use fair_moe::{DType, Device};
 use fair_moe::case::{Case, replay};
 use proptest::prelude::*;
 use recording::Recording;
@@ -206,5 +206,5 @@ fn replay_bytes(bytes: &[u8]) -> fair_moe::Result<()> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("case");
     fs::write(&path, bytes).unwrap();
-    replay(Case::read(&path)?, DType::F32).map(drop)
+    replay(Case::read(&path)?, DType::F32, &Device::cpu()).map(drop)
 }

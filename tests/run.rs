@@ -6,7 +6,7 @@ mod recording;
 mod support;
 
 use fair_moe::check::every_axis;
-use fair_moe::{CapacityScope, DType, Layout, Param, case};
+use fair_moe::{CapacityScope, DType, Device, Layout, Param, case};
 use recording::Recording;
 use safetensors::{Dtype, SafeTensors};
 use std::collections::BTreeMap;
@@ -169,7 +169,7 @@ fn layers_are_told_by_their_tensors() {
         }
         let path = folder.path().join("case");
         std::fs::write(&path, recording.bytes()).unwrap();
-        let results = case::replay(case::Case::read(&path).unwrap(), DType::F64).unwrap();
+        let results = case::replay(case::Case::read(&path).unwrap(), DType::F64, &Device::cpu()).unwrap();
         let want = layer.reference().unwrap();
         let close = |name: &str, want: &[f64]| {
             let (_, got) = results.get(name).unwrap_or_else(|| panic!("{what}: no {name}"));

@@ -2,6 +2,7 @@
 
 use super::{Case, Results, check_room};
 use crate::config::{Activation, Capacity, CapacityScope, Experts, Gate, GateHidden, MoeConfig};
+use crate::device::Device;
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::moe::{GradientMode, Layout, Moe, MoeInput, MoeState, Upstream};
@@ -64,7 +65,7 @@ fn gate(case: &Case) -> Result<Gate> {
 }
 
 /// Runs the layer forward, and backward where the case has gradients from behind it.
-pub(super) fn replay<T: Element>(case: &mut Case) -> Result<Results> {
+pub(super) fn replay<T: Element>(case: &mut Case, device: &Device) -> Result<Results> {
     let recorded = Recorded::read(case)?;
     let config = &recorded.config;
     let (row, scores) = (recorded.shape(config.width), recorded.shape(config.experts.count));
@@ -84,7 +85,7 @@ pub(super) fn replay<T: Element>(case: &mut Case) -> Result<Results> {
     check_room::<T::Wide>("the gate's hidden layer", &[rows, config.gate.hidden.map_or(0, |h| h.width)])?;
     check_room::<T::Wide>("the gate's logits", &[rows, config.experts.count])?;
     check_room::<T>("the experts' inner layer", &[rows, config.top_k, config.experts.width])?;
-    let moe = Moe::new(config.clone())?;
+    let moe = Moe::on(config.clone(), device.clone())?;
     let input = MoeInput::new(&x, recorded.tokens, recorded.samples, Layout::TokensFirst);
     let mut y = vec![T::default(); x.len()];
     let mut state = MoeState::default();

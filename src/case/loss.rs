@@ -1,6 +1,7 @@
 //! Cases of kinds `fol` and `group_moments`.
 
 use super::{Case, Results, check_room};
+use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::fol::{Distance, Fol, FolBatch, FolConfig, GateWeights, Groups};
@@ -35,7 +36,7 @@ impl<W: Float> Batch<W> {
 }
 
 /// The loss as published (preset `authors`) with the case's weights, without the cross entropy, which is only reported.
-pub(super) fn fol<W: Float>(case: &mut Case) -> Result<Results> {
+pub(super) fn fol<W: Float>(case: &mut Case, device: &Device) -> Result<Results> {
     let (samples, layers, groups) = (case.size("samples")?, case.size("layers")?, case.size("groups")?);
     if case.has_setting("p") && case.number("p")? != 2.0 {
         return Err(case.error(format!("setting p must be 2, but is {}", case.number("p")?)));
@@ -49,7 +50,7 @@ pub(super) fn fol<W: Float>(case: &mut Case) -> Result<Results> {
         distance: Distance::Sinkhorn { blur: case.number("blur")?, scaling: case.number("scaling")? },
         ..FolConfig::authors()
     };
-    let fol = Fol::new(config).map_err(|why| case.error(why))?;
+    let fol = Fol::on(config, device.clone()).map_err(|why| case.error(why))?;
 
     let main = Batch::<W>::take(case, "", samples, layers)?;
     let mut others = vec![];

@@ -24,28 +24,29 @@ mod scores;
 pub use file::Case;
 pub use results::Results;
 
+use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result, product};
 use half::{bf16, f16};
 
-/// Computes the results that `case` asks for, a layer in `dtype`. The loss and moments are computed in f64 for `f64`, and in f32
+/// Computes the results that `case` asks for on that device, a layer in `dtype`. The loss and moments are computed in f64 for `f64`, and in f32
 /// for the other dtypes; metrics and preprocessing in their own precision whatever the dtype.
 ///
 /// # Errors
 /// When the case is of no known kind, lacks an input or a setting, has one of the wrong shape or value, or asks for a result that
 /// its kind does not have.
-pub fn replay(mut case: Case, dtype: DType) -> Result<Results> {
+pub fn replay(mut case: Case, dtype: DType, device: &Device) -> Result<Results> {
     let kind = case.text("kind")?;
     let wide = dtype == DType::F64;
     let computed = match kind.as_str() {
         "token_moe" | "feature_moe" => match dtype {
-            DType::F64 => layer::replay::<f64>(&mut case),
-            DType::F32 => layer::replay::<f32>(&mut case),
-            DType::F16 => layer::replay::<f16>(&mut case),
-            DType::Bf16 => layer::replay::<bf16>(&mut case),
+            DType::F64 => layer::replay::<f64>(&mut case, device),
+            DType::F32 => layer::replay::<f32>(&mut case, device),
+            DType::F16 => layer::replay::<f16>(&mut case, device),
+            DType::Bf16 => layer::replay::<bf16>(&mut case, device),
         },
-        "fol" if wide => loss::fol::<f64>(&mut case),
-        "fol" => loss::fol::<f32>(&mut case),
+        "fol" if wide => loss::fol::<f64>(&mut case, device),
+        "fol" => loss::fol::<f32>(&mut case, device),
         "group_moments" if wide => loss::group_moments::<f64>(&mut case),
         "group_moments" => loss::group_moments::<f32>(&mut case),
         #[cfg(feature = "model")]

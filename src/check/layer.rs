@@ -1,6 +1,7 @@
 //! A layer with its inputs and gradients from behind, in f64, and both ways to run it.
 
 use crate::config::MoeConfig;
+use crate::device::Device;
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::moe::{GradientMode, Layout, Moe, MoeInput, MoeState, Routing, Upstream};
@@ -107,17 +108,25 @@ impl Layer {
         Ok(Results { y: forward.y, routing: forward.routing, dx: back.dx, gradients: back.gradients })
     }
 
-    /// By the layer, in T, with parameter gradients in G.
+    /// By the layer on the CPU, in T, with parameter gradients in G.
     ///
     /// # Errors
     /// When a shape disagrees.
     pub fn run<T: Element, G: Element>(&self) -> Result<Results> {
+        self.run_on::<T, G>(&Device::cpu())
+    }
+
+    /// By the layer on that device.
+    ///
+    /// # Errors
+    /// When a shape disagrees, or the device fails.
+    pub fn run_on<T: Element, G: Element>(&self, device: &Device) -> Result<Results> {
         let narrow = |v: &[f64]| v.iter().map(|&v| T::from_f64(v)).collect::<Vec<T>>();
         let wide = |v: &Option<Vec<f64>>| v.as_ref().map(|v| v.iter().map(|&v| T::Wide::from_f64(v)).collect::<Vec<_>>());
         let parameters = Parameters::from_fn(|p| narrow(&self.parameters[p]));
         let (x, dy) = (narrow(&self.x), narrow(&self.dy));
         let (dweights, dprobabilities, dlogits) = (wide(&self.dweights), wide(&self.dprobabilities), wide(&self.dlogits));
-        let moe = Moe::new(self.config.clone())?;
+        let moe = Moe::on(self.config.clone(), device.clone())?;
         let (mut state, mut y, mut dx) = (MoeState::default(), vec![T::default(); x.len()], vec![T::default(); x.len()]);
         let (parameters, input) = (parameters.as_slices(), self.input(&x));
         moe.forward(&parameters, &input, &mut y, &mut state)?;

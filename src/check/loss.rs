@@ -1,6 +1,6 @@
 //! The loss's stages against the reference.
 
-use super::{Finding, difference, norm, relative_l2};
+use super::{Difference, Finding, difference, norm, relative_l2};
 use crate::contrast::Contrast;
 use crate::dtype::Float;
 use crate::error::Result;
@@ -25,7 +25,10 @@ pub fn check_loss<W: Float>() -> Result<Vec<Finding>> {
     for (number, (case, rows, columns)) in CASES.into_iter().enumerate() {
         let mut rng = Pcg64::seed_from_u64(number as u64);
         let mut values = |n: usize| (0..n).map(|_| f64::from(rng.random::<f32>())).collect::<Vec<f64>>();
-        let mut find = |stage, pass, what, error, bound| findings.push(Finding { stage, pass, case, what, error, bound });
+        let mut find = |stage, pass, what, difference: Difference, bound| {
+            let Difference { error, at } = difference;
+            findings.push(Finding { stage, pass, case, what, error, bound, at });
+        };
         let narrow = |v: &[f64]| v.iter().map(|&v| W::from_f64(v)).collect::<Vec<W>>();
         let wide = |v: &[W]| v.iter().map(|v| v.to_f64()).collect::<Vec<f64>>();
 
@@ -54,7 +57,7 @@ pub fn check_loss<W: Float>() -> Result<Vec<Finding>> {
             "contrast",
             "backward",
             "cross entropy",
-            difference(&gradient.dsimilarity, &dlogits) / norm(&dlogits).max(1e-3),
+            difference(&gradient.dsimilarity, &dlogits).over(norm(&dlogits).max(1e-3)),
             bound,
         );
         let (kind, all): (_, Vec<usize>) = (Correlation::DiagonalOfSquare, (0..samples).collect());

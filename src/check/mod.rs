@@ -9,6 +9,7 @@ pub use cases::every_axis;
 pub use layer::{Layer, Results};
 pub use loss::check_loss;
 
+use crate::device::Device;
 use crate::dtype::{DType, Element};
 use crate::error::Result;
 use crate::parameters::Param;
@@ -28,6 +29,8 @@ pub struct Finding {
     pub error: f64,
     /// What the error may be.
     pub bound: f64,
+    /// The element that is furthest off.
+    pub at: usize,
 }
 
 impl Finding {
@@ -37,13 +40,13 @@ impl Finding {
     }
 }
 
-/// Checks every case of [`every_axis`] in `T`, parameter gradients too. Routing must be the same exactly. Bounds: 1e-10 in f64, 2e-5
-/// in f32 and for all that the gate decides, 1.5e-3 in f16, 7e-3 in bf16. A gradient that is nearly zero is measured against a
-/// thousandth of the largest.
+/// Checks every case of [`every_axis`] in `T` on that device, parameter gradients too. Routing must be the same exactly: no two of the
+/// cases' weights that capacity chooses between are within 1e-5 of each other. Bounds: 1e-10 in f64, 2e-5 in f32 and for all that the
+/// gate decides, 1.5e-3 in f16, 7e-3 in bf16. A gradient that is nearly zero is measured against a thousandth of the largest.
 ///
 /// # Errors
 /// Those of the layer.
-pub fn check_layer<T: Element>() -> Result<Vec<Finding>> {
+pub fn check_layer<T: Element>(device: &Device) -> Result<Vec<Finding>> {
     let (bound, wide_bound) = match T::DTYPE {
         DType::F64 => (1e-10, 1e-10),
         DType::F32 => (2e-5, 2e-5),
@@ -52,13 +55,17 @@ pub fn check_layer<T: Element>() -> Result<Vec<Finding>> {
     };
     let mut findings = vec![];
     for (case, layer) in every_axis() {
-        let (got, want) = (layer.run::<T, T>()?, layer.reference()?);
-        let mut find = |stage, pass, what, error, bound| findings.push(Finding { stage, pass, case, what, error, bound });
+        let (got, want) = (layer.run_on::<T, T>(device)?, layer.reference()?);
+        let mut find = |stage, pass, what, difference: Difference, bound| {
+            let Difference { error, at } = difference;
+            findings.push(Finding { stage, pass, case, what, error, bound, at });
+        };
         let (g, w) = (&got.routing, &want.routing);
         find("gate", "forward", "probabilities", relative_l2(&g.probabilities, &w.probabilities), wide_bound);
-        find("gate", "forward", "chosen", if g.chosen == w.chosen { 0.0 } else { f64::INFINITY }, 0.0);
-        let same = g.pair_row == w.pair_row && g.row_pairs == w.row_pairs && g.expert_offsets == w.expert_offsets;
-        find("route", "forward", "pairs", if same { 0.0 } else { f64::INFINITY }, 0.0);
+        find("gate", "forward", "chosen", decided(&g.chosen, &w.chosen), 0.0);
+        find("route", "forward", "rows of pairs", decided(&g.pair_row, &w.pair_row), 0.0);
+        find("route", "forward", "pairs of rows", decided(&g.row_pairs, &w.row_pairs), 0.0);
+        find("route", "forward", "expert offsets", decided(&g.expert_offsets, &w.expert_offsets), 0.0);
         find("route", "forward", "weights", relative_l2(&g.weights, &w.weights), wide_bound);
         find("layer", "forward", "y", relative_l2(&got.y, &want.y), bound);
         find("layer", "backward", "dx", relative_l2(&got.dx, &want.dx), bound);
@@ -66,24 +73,48 @@ pub fn check_layer<T: Element>() -> Result<Vec<Finding>> {
         for p in Param::ALL.into_iter().filter(|p| p.len(&layer.config) > 0) {
             let stage = if p.name().starts_with("gate") { "gate" } else { "experts" };
             let (got, want) = (&got.gradients[p], &want.gradients[p]);
-            find(stage, "backward", p.name(), difference(got, want) / norm(want).max(floor), bound);
+            find(stage, "backward", p.name(), difference(got, want).over(norm(want).max(floor)), bound);
         }
     }
     Ok(findings)
 }
 
+/// How far two arrays are apart, and where most.
+#[derive(Clone, Copy)]
+struct Difference {
+    error: f64,
+    at: usize,
+}
+
+impl Difference {
+    fn over(self, scale: f64) -> Self {
+        Self { error: self.error / scale, ..self }
+    }
+}
+
 /// ‖got - want‖ / ‖want‖; the difference itself where `want` is zero.
-fn relative_l2(got: &[f64], want: &[f64]) -> f64 {
+fn relative_l2(got: &[f64], want: &[f64]) -> Difference {
     let scale = norm(want);
-    difference(got, want) / if scale == 0.0 { 1.0 } else { scale }
+    difference(got, want).over(if scale == 0.0 { 1.0 } else { scale })
 }
 
 /// ‖got - want‖, infinite where lengths differ.
-fn difference(got: &[f64], want: &[f64]) -> f64 {
+fn difference(got: &[f64], want: &[f64]) -> Difference {
     if got.len() != want.len() {
-        return f64::INFINITY;
+        return Difference { error: f64::INFINITY, at: got.len().min(want.len()) };
     }
-    got.iter().zip(want).map(|(g, w)| (g - w) * (g - w)).sum::<f64>().sqrt()
+    let errors = || got.iter().zip(want).map(|(g, w)| (g - w).abs());
+    // NaN is the furthest off.
+    let furthest = errors().enumerate().max_by(|a, b| a.1.total_cmp(&b.1)).map_or(0, |(at, _)| at);
+    Difference { error: errors().map(|e| e * e).sum::<f64>().sqrt(), at: furthest }
+}
+
+/// Nothing where two lists of decisions are the same.
+fn decided<D: PartialEq>(got: &[D], want: &[D]) -> Difference {
+    match got == want {
+        true => Difference { error: 0.0, at: 0 },
+        false => Difference { error: f64::INFINITY, at: got.iter().zip(want).take_while(|(g, w)| g == w).count() },
+    }
 }
 
 fn norm(values: &[f64]) -> f64 {

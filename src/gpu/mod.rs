@@ -16,10 +16,13 @@ pub mod kernels;
 pub mod limits;
 #[cfg(feature = "cuda")]
 pub mod machine;
+pub mod moe;
 pub mod moments;
 #[cfg(feature = "cuda")]
 pub mod report;
 pub mod route;
+#[cfg(feature = "cuda")]
+pub mod safe;
 pub mod session;
 pub mod transport;
 

@@ -1,4 +1,5 @@
 //! An emulated device for tests, and what is put there.
+#![allow(dead_code, reason = "each test binary uses its own part")]
 
 use bytemuck::Pod;
 use fair_moe::Result;

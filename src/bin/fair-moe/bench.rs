@@ -1,10 +1,10 @@
 //! `fair-moe bench`: how long each stage takes, the layer and the loss, and how far that is from what this machine can do.
 
-use crate::device::Device;
 use crate::output::{failed, say};
-use fair_moe::bench::{Ceilings, LayerWork, LossWork, Measurement, Shape, cpu_name, instruction_sets, measure};
+use fair_moe::bench::{Ceilings, DeviceLayer, LayerWork, LossWork, Measurement, Shape, cpu_name, instruction_sets, measure};
 use fair_moe::files::write_atomically;
-use fair_moe::{DType, Element, Error, Result};
+use fair_moe::gpu::driver::Facts;
+use fair_moe::{DType, Device, Element, Error, Result};
 use half::{bf16, f16};
 use serde::Serialize;
 use std::io::Write;
@@ -13,11 +13,11 @@ use std::time::Duration;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Where to compute: cpu.
-    #[arg(long, default_value = "cpu")]
-    device: Device,
+    /// Where to compute: cpu, cuda[:N] or emulated[:SEED][@ARCH], which only counts; without it, the best there is for the dtype.
+    #[arg(long)]
+    device: Option<Device>,
     /// vit-b16-image, vit-b16-text, vit-l14-image or vit-l14-text, experts as full as can be; with -fresh behind it: gates as PyTorch
-    /// initialises them; with -pruned: one row a sample needed. One or several.
+    /// initialises them; with -pruned: one row a sample needed; with -skewed: all rows to one expert. One or several.
     #[arg(long, default_value = "vit-b16-image", num_args = 1..)]
     shape: Vec<Shape>,
     /// B.
@@ -31,7 +31,7 @@ pub struct Args {
     json: Option<PathBuf>,
 }
 
-/// What the JSON file holds.
+/// What the JSON file holds. What is not known is null.
 #[derive(Serialize)]
 struct Report {
     machine: Machine,
@@ -43,9 +43,14 @@ struct Machine {
     cpu: String,
     threads: usize,
     instruction_sets: Vec<&'static str>,
-    /// Measured in this run: the fastest product of two 2048 x 2048 matrices in the dtype at hand, and the fastest copy.
-    gemm_tflops: f64,
-    copy_gbs: f64,
+    gpu: Option<String>,
+    arch: Option<String>,
+    multiprocessors: Option<u32>,
+    driver: Option<u32>,
+    /// The ceilings. Of a CPU measured in this run: the fastest product of two 2048 x 2048 matrices in the dtype at hand, and the
+    /// fastest copy.
+    gemm_tflops: Option<f64>,
+    copy_gbs: Option<f64>,
     version: &'static str,
     commit: &'static str,
 }
@@ -58,16 +63,17 @@ struct Row {
     samples: usize,
     pairs: usize,
     dtype: &'static str,
-    device: &'static str,
-    median_ms: f64,
-    min_ms: f64,
-    max_ms: f64,
+    device: String,
+    launches: Option<usize>,
+    median_ms: Option<f64>,
+    min_ms: Option<f64>,
+    max_ms: Option<f64>,
     flops: f64,
     bytes: f64,
-    tflops: f64,
-    gbs: f64,
-    floor_ms: f64,
-    floor_share: f64,
+    tflops: Option<f64>,
+    gbs: Option<f64>,
+    floor_ms: Option<f64>,
+    floor_share: Option<f64>,
 }
 
 pub fn run(args: Args, out: &mut dyn Write) -> Result<()> {
@@ -80,29 +86,29 @@ pub fn run(args: Args, out: &mut dyn Write) -> Result<()> {
 }
 
 fn run_in<T: Element>(args: &Args, out: &mut dyn Write) -> Result<()> {
-    let ceilings = Ceilings::measure::<T>();
-    let machine = Machine {
-        cpu: cpu_name(),
-        threads: rayon::current_num_threads(),
-        instruction_sets: instruction_sets(),
-        gemm_tflops: ceilings.flops_per_second / 1e12,
-        copy_gbs: ceilings.bytes_per_second / 1e9,
-        version: env!("CARGO_PKG_VERSION"),
-        commit: env!("FAIR_MOE_COMMIT"),
-    };
-    say!(out, "{}, {} threads, {}", machine.cpu, machine.threads, machine.instruction_sets.join(" "))?;
-    say!(out, "ceilings measured now: {:.3} TFLOP/s in {}, copies {:.1} GB/s", machine.gemm_tflops, T::DTYPE, machine.copy_gbs)?;
+    let best = || if T::DTYPE == DType::F64 { Device::cpu() } else { Device::best().0 };
+    let device = args.device.clone().unwrap_or_else(best);
+    let facts = device.driver().map(|driver| driver.facts());
+    let ceilings = facts.map_or_else(|| Some(Ceilings::measure::<T>()), |facts| Ceilings::of_gpu(&facts.name, T::DTYPE));
+    let machine = machine(facts, ceilings.as_ref());
+    match &machine.gpu {
+        Some(gpu) => say!(out, "{gpu}")?,
+        None => say!(out, "{}, {} threads, {}", machine.cpu, machine.threads, machine.instruction_sets.join(" "))?,
+    }
+    if let Some(Ceilings { flops_per_second, bytes_per_second }) = ceilings {
+        say!(out, "ceilings: {:.3} TFLOP/s in {}, copies {:.1} GB/s", flops_per_second / 1e12, T::DTYPE, bytes_per_second / 1e9)?;
+    }
     let mut results = vec![];
     for shape in &args.shape {
         let samples = args.samples as usize;
-        let mut layer = LayerWork::<T>::new(shape, samples)?;
-        let pairs = layer.pairs();
-        say!(out, "\n{} with {samples} samples, {pairs} pairs, {} on {}", shape.name, T::DTYPE, args.device.name())?;
-        say!(out, "stage      pass      median ms      min      max   TFLOP/s     GB/s  floor ms  of floor")?;
-        let budget = Duration::from_secs(1);
-        let mut loss = LossWork::<T::Wide>::new(shape, samples)?;
-        for found in measure(&mut layer, budget)?.into_iter().chain(measure(&mut loss, budget)?) {
-            let row = row(&found, &ceilings, shape, samples, pairs, T::DTYPE, args.device);
+        let (pairs, found) = measured::<T>(shape, samples, &device)?;
+        say!(out, "\n{} with {samples} samples, {pairs} pairs, {} on {device}", shape.name, T::DTYPE)?;
+        say!(
+            out,
+            "stage      pass      launches     GFLOP        MB  median ms      min      max   TFLOP/s     GB/s  floor ms  of floor"
+        )?;
+        for found in found {
+            let row = row(&found, ceilings.as_ref(), shape, samples, pairs, T::DTYPE, &device);
             print(&row, out)?;
             results.push(row);
         }
@@ -113,8 +119,47 @@ fn run_in<T: Element>(args: &Args, out: &mut dyn Write) -> Result<()> {
     write_atomically(path, |file| writeln!(file, "{text}"))
 }
 
-fn row(m: &Measurement, ceilings: &Ceilings, shape: &Shape, samples: usize, pairs: usize, dtype: DType, device: Device) -> Row {
-    let (seconds, floor) = (m.median.as_secs_f64(), m.floor(ceilings).as_secs_f64());
+/// P, and what was found of every part.
+fn measured<T: Element>(shape: &Shape, samples: usize, device: &Device) -> Result<(usize, Vec<Measurement>)> {
+    let budget = Duration::from_secs(1);
+    if device.driver().is_some() {
+        let layer = DeviceLayer::<T>::new(shape, samples, device)?;
+        return Ok((layer.pairs(), layer.measure(budget)?));
+    }
+    let mut layer = LayerWork::<T>::new(shape, samples)?;
+    let mut loss = LossWork::<T::Wide>::new(shape, samples)?;
+    let mut found = measure(&mut layer, budget)?;
+    found.extend(measure(&mut loss, budget)?);
+    Ok((layer.pairs(), found))
+}
+
+fn machine(facts: Option<&Facts>, ceilings: Option<&Ceilings>) -> Machine {
+    Machine {
+        cpu: cpu_name(),
+        threads: rayon::current_num_threads(),
+        instruction_sets: instruction_sets(),
+        gpu: facts.map(|facts| facts.name.clone()),
+        arch: facts.map(|facts| facts.arch.to_string()),
+        multiprocessors: facts.map(|facts| facts.multiprocessors),
+        driver: facts.map(|facts| facts.driver),
+        gemm_tflops: ceilings.map(|c| c.flops_per_second / 1e12),
+        copy_gbs: ceilings.map(|c| c.bytes_per_second / 1e9),
+        version: env!("CARGO_PKG_VERSION"),
+        commit: env!("FAIR_MOE_COMMIT"),
+    }
+}
+
+fn row(
+    m: &Measurement,
+    ceilings: Option<&Ceilings>,
+    shape: &Shape,
+    samples: usize,
+    pairs: usize,
+    dtype: DType,
+    device: &Device,
+) -> Row {
+    let seconds = m.times.map(|times| times.median.as_secs_f64());
+    let floor = ceilings.map(|ceilings| m.floor(ceilings).as_secs_f64());
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
     Row {
         stage: m.part.0.name(),
@@ -123,20 +168,25 @@ fn row(m: &Measurement, ceilings: &Ceilings, shape: &Shape, samples: usize, pair
         samples,
         pairs,
         dtype: dtype.name(),
-        device: device.name(),
-        median_ms: ms(m.median),
-        min_ms: ms(m.min),
-        max_ms: ms(m.max),
+        device: device.to_string(),
+        launches: m.launches,
+        median_ms: m.times.map(|times| ms(times.median)),
+        min_ms: m.times.map(|times| ms(times.min)),
+        max_ms: m.times.map(|times| ms(times.max)),
         flops: m.cost.flops,
         bytes: m.cost.bytes,
-        tflops: m.cost.flops / seconds / 1e12,
-        gbs: m.cost.bytes / seconds / 1e9,
-        floor_ms: floor * 1e3,
-        floor_share: floor / seconds,
+        tflops: seconds.map(|seconds| m.cost.flops / seconds / 1e12),
+        gbs: seconds.map(|seconds| m.cost.bytes / seconds / 1e9),
+        floor_ms: floor.map(|floor| floor * 1e3),
+        floor_share: floor.zip(seconds).map(|(floor, seconds)| floor / seconds),
     }
 }
 
 fn print(r: &Row, out: &mut dyn Write) -> Result<()> {
-    write!(out, "{:<10} {:<9} {:>9.3} {:>8.3} {:>8.3}", r.stage, r.pass, r.median_ms, r.min_ms, r.max_ms).map_err(failed)?;
-    say!(out, " {:>9.3} {:>8.1} {:>9.3} {:>8.1}%", r.tflops, r.gbs, r.floor_ms, 100.0 * r.floor_share)
+    let number = |value: Option<f64>, digits: usize| value.map_or("-".into(), |value| format!("{value:.digits$}"));
+    let launches = r.launches.map_or("-".into(), |launches| launches.to_string());
+    write!(out, "{:<10} {:<9} {launches:>8} {:>9.3} {:>9.3}", r.stage, r.pass, r.flops / 1e9, r.bytes / 1e6).map_err(failed)?;
+    write!(out, " {:>10} {:>8} {:>8}", number(r.median_ms, 3), number(r.min_ms, 3), number(r.max_ms, 3)).map_err(failed)?;
+    let share = number(r.floor_share.map(|share| 100.0 * share), 1);
+    say!(out, " {:>9} {:>8} {:>9} {share:>8}%", number(r.tflops, 3), number(r.gbs, 1), number(r.floor_ms, 3))
 }

@@ -1,35 +1,37 @@
 //! `fair-moe check`: every stage against the reference on this machine.
 
-use crate::device::Device;
 use crate::output::say;
 use fair_moe::check::{Finding, check_layer, check_loss};
-use fair_moe::{DType, Error, Result};
+use fair_moe::{DType, Device, Error, Result};
 use half::{bf16, f16};
 use std::io::Write;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Where to compute: cpu.
-    #[arg(long, default_value = "cpu")]
-    device: Device,
-    /// f64, f32, bf16 or f16; without it, each of them.
+    /// Where to compute: cpu, cuda[:N] or emulated[:SEED][@ARCH]; without it, the best there is.
+    #[arg(long)]
+    device: Option<Device>,
+    /// f64, f32, bf16 or f16; without it, each of them that the device has.
     #[arg(long)]
     dtype: Option<DType>,
 }
 
 pub fn run(args: Args, out: &mut dyn Write) -> Result<()> {
-    let dtypes = args.dtype.map_or(DType::ALL.to_vec(), |dtype| vec![dtype]);
+    let device = args.device.unwrap_or_else(|| Device::best().0);
+    let all = DType::ALL.into_iter().filter(|&dtype| device.driver().is_none() || dtype != DType::F64);
+    let dtypes = args.dtype.map_or(all.collect(), |dtype| vec![dtype]);
     let mut misses = 0;
-    say!(out, "dtype stage      pass       results     worst     bound  where, on {}", args.device.name())?;
+    say!(out, "dtype stage      pass       results     worst     bound  where, on {device}")?;
     for dtype in dtypes {
         let mut findings = match dtype {
-            DType::F64 => check_layer::<f64>(),
-            DType::F32 => check_layer::<f32>(),
-            DType::F16 => check_layer::<f16>(),
-            DType::Bf16 => check_layer::<bf16>(),
+            DType::F64 => check_layer::<f64>(&device),
+            DType::F32 => check_layer::<f32>(&device),
+            DType::F16 => check_layer::<f16>(&device),
+            DType::Bf16 => check_layer::<bf16>(&device),
         }?;
         // The loss is always computed in f32 or f64.
         match dtype {
+            _ if device.driver().is_some() => {}
             DType::F64 => findings.extend(check_loss::<f64>()?),
             DType::F32 => findings.extend(check_loss::<f32>()?),
             DType::F16 | DType::Bf16 => {}
@@ -55,7 +57,7 @@ fn print(dtype: DType, findings: &[Finding], out: &mut dyn Write) -> Result<usiz
         // NaN counts as the worst.
         let badness = |f: &Finding| if f.error.is_nan() { f64::INFINITY } else { f.error / f.bound.max(f64::MIN_POSITIVE) };
         let Some(worst) = of_part().max_by(|a, b| badness(a).total_cmp(&badness(b))) else { continue };
-        let place = format!("{} of {:?}{}", worst.what, worst.case, if worst.holds() { "" } else { "   MISS" });
+        let place = format!("{}[{}] of {:?}{}", worst.what, worst.at, worst.case, if worst.holds() { "" } else { "   MISS" });
         let count = of_part().count();
         say!(out, "{:<5} {stage:<10} {pass:<10} {count:>7} {:>9.1e} {:>9.1e}  {place}", dtype.name(), worst.error, worst.bound)?;
     }

@@ -4,7 +4,6 @@
 mod bench;
 mod check;
 mod data;
-mod device;
 mod eval;
 mod info;
 #[cfg(feature = "cuda")]

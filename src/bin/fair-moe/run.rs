@@ -1,8 +1,7 @@
 //! `fair-moe run`: replays a recorded case.
 
-use crate::device::Device;
 use fair_moe::case::{Case, replay};
-use fair_moe::{DType, Result};
+use fair_moe::{DType, Device, Result};
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -10,9 +9,9 @@ use std::path::PathBuf;
 pub struct Args {
     /// The case, a .safetensors file.
     case: PathBuf,
-    /// Where to compute: cpu.
-    #[arg(long, default_value = "cpu")]
-    device: Device,
+    /// Where to compute: cpu, cuda[:N] or emulated[:SEED][@ARCH]; without it, the best there is for the dtype.
+    #[arg(long)]
+    device: Option<Device>,
     /// What the layer computes in: f64, f32, bf16 or f16.
     #[arg(long, default_value = "f32")]
     dtype: DType,
@@ -23,8 +22,7 @@ pub struct Args {
 
 /// Prints nothing: where the results are is what was asked for.
 pub fn run(args: Args, _: &mut dyn Write) -> Result<()> {
-    let results = match args.device {
-        Device::Cpu => replay(Case::read(&args.case)?, args.dtype)?,
-    };
-    results.write(&args.out)
+    let best = || if args.dtype == DType::F64 { Device::cpu() } else { Device::best().0 };
+    let device = args.device.unwrap_or_else(best);
+    replay(Case::read(&args.case)?, args.dtype, &device)?.write(&args.out)
 }

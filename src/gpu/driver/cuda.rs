@@ -82,6 +82,11 @@ impl Cuda {
         Ok(Self { libcuda, facts, device, context, modules, recording: Mutex::default() })
     }
 
+    /// The `CUcontext` that everything here is in.
+    pub fn context(&self) -> u64 {
+        self.context
+    }
+
     /// Where kernels come from.
     pub fn compiler(&self) -> &Compiler {
         &self.modules.compiler

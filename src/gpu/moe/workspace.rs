@@ -1,0 +1,115 @@
+//! What a pass needs for itself.
+
+use super::Sizes;
+use crate::config::MoeConfig;
+use crate::dtype::DType;
+use crate::error::Result;
+use crate::gpu::carve::Carve;
+use crate::gpu::driver::{Facts, Pointer};
+use crate::gpu::{experts, gate, route};
+
+/// A forward pass's own buffers.
+pub(super) struct ForwardSpace {
+    pub kept: Pointer,
+    pub counts: Pointer,
+    pub counters: Pointer,
+    pub hidden: Pointer,
+    pub out: Pointer,
+}
+
+pub(super) fn forward_space(
+    facts: &Facts,
+    config: &MoeConfig,
+    dtype: DType,
+    sizes: &Sizes,
+    block: Pointer,
+) -> Result<(ForwardSpace, usize)> {
+    let (experts, bytes) = (config.experts.count, dtype.bytes());
+    let mut carve = Carve::new(block);
+    let space = ForwardSpace {
+        kept: carve.take("the kept choices", &[sizes.rows, experts], 1)?,
+        counts: carve.take("the counts of pairs", &[route::counts_len(facts.multiprocessors, experts)?], 4)?,
+        counters: carve.take("the counters", &[16], 4)?,
+        hidden: carve.take("the experts' hidden layer", &[sizes.pairs, config.experts.width], bytes)?,
+        out: carve.take("the experts' outputs", &[sizes.pairs, config.width], bytes)?,
+    };
+    Ok((space, carve.bytes()))
+}
+
+/// The workspace of a forward pass on T·B rows of which `needed` are needed.
+///
+/// # Errors
+/// As [`Sizes::new`].
+pub fn forward_workspace_bytes(
+    facts: &Facts,
+    config: &MoeConfig,
+    dtype: DType,
+    tokens: usize,
+    samples: usize,
+    needed: usize,
+) -> Result<usize> {
+    let sizes = Sizes::new(config, tokens, samples, needed)?;
+    forward_space(facts, config, dtype, &sizes, 0).map(|(_, bytes)| bytes)
+}
+
+/// A backward pass's own buffers.
+pub(super) struct BackwardSpace {
+    pub dinner: Pointer,
+    pub dglu: Pointer,
+    pub weighted: Pointer,
+    pub dweight_parts: Pointer,
+    pub dpairs: Pointer,
+    pub dlogits: Pointer,
+    pub dhidden: Pointer,
+    pub dgate: Pointer,
+    pub gate_parts: Pointer,
+    pub gate_counters: Pointer,
+}
+
+pub(super) fn backward_space(
+    facts: &Facts,
+    config: &MoeConfig,
+    dtype: DType,
+    sizes: &Sizes,
+    block: Pointer,
+) -> Result<(BackwardSpace, usize)> {
+    let (bytes, inner) = (dtype.bytes(), [sizes.pairs, config.experts.width]);
+    let hidden = config.gate.hidden.map_or(0, |h| h.width);
+    let gate = gate_cut(facts, config, sizes)?;
+    let mut carve = Carve::new(block);
+    let space = BackwardSpace {
+        dinner: carve.take("the gradient on the inner layer", &inner, bytes)?,
+        dglu: if config.experts.gated { carve.take("the gradient on the gating map", &inner, bytes)? } else { 0 },
+        weighted: carve.take("the weighted hidden layer", &inner, bytes)?,
+        dweight_parts: carve.take("the pairs' gradients", &[sizes.pairs, experts::parts(config.experts.width)], 4)?,
+        dpairs: carve.take("the gradient on each pair's x", &[sizes.pairs, config.width], bytes)?,
+        dlogits: carve.take("the gradient on the logits", &[sizes.rows, config.experts.count], 4)?,
+        dhidden: carve.take("the gradient on the gate's hidden layer", &[sizes.rows, hidden], 4)?,
+        dgate: carve.take("the gate's gradient on x", &[sizes.rows, config.width], 4)?,
+        gate_parts: carve.take("the parts of the gate's gradients", &[gate.parts_len()?], 4)?,
+        gate_counters: carve.take("the counters", &[gate.tiles], 4)?,
+    };
+    Ok((space, carve.bytes()))
+}
+
+/// The workspace of a backward pass on T·B rows of which `needed` are needed.
+///
+/// # Errors
+/// As [`Sizes::new`].
+pub fn backward_workspace_bytes(
+    facts: &Facts,
+    config: &MoeConfig,
+    dtype: DType,
+    tokens: usize,
+    samples: usize,
+    needed: usize,
+) -> Result<usize> {
+    let sizes = Sizes::new(config, tokens, samples, needed)?;
+    backward_space(facts, config, dtype, &sizes, 0).map(|(_, bytes)| bytes)
+}
+
+/// How the gradients of the gate's parameters are cut into work.
+pub(super) fn gate_cut(facts: &Facts, config: &MoeConfig, sizes: &Sizes) -> Result<gate::Cut> {
+    let hidden = config.gate.hidden.map_or(0, |h| h.width);
+    gate::Cut::new(facts.multiprocessors, sizes.rows, config.width, hidden, config.experts.count, config.gate.bias)
+}
