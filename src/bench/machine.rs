@@ -1,11 +1,11 @@
 //! What this machine is, and the fastest that it was seen to compute and to copy.
 
 use crate::cpu::gemm::{Matrix, product};
-use crate::dtype::Element;
+use crate::dtype::{DType, Element};
 use rayon::prelude::*;
 use std::time::Instant;
 
-/// Ceilings measured here and now, on all threads: what a share of the floor is a share of.
+/// The fastest that a machine can be: what a share of the floor is a share of. A CPU's are measured here and now, on all threads.
 #[derive(Clone, Copy, Debug)]
 pub struct Ceilings {
     /// The fastest of ten products of two 2048 x 2048 matrices.
@@ -30,6 +30,15 @@ impl Ceilings {
             to.par_chunks_mut(PART).zip(from.par_chunks(PART)).for_each(|(to, from)| to.copy_from_slice(from));
         });
         Self { flops_per_second, bytes_per_second: 2.0 * from.len() as f64 / seconds }
+    }
+}
+
+impl Ceilings {
+    /// What a GPU of that name was seen to reach in long products and copies (f32: what its data sheet says of plain multiply-adds);
+    /// none for one that nobody has measured.
+    pub fn of_gpu(name: &str, dtype: DType) -> Option<Self> {
+        let flops_per_second = if dtype.bytes() == 2 { 790e12 } else { 67e12 };
+        name.contains("H200").then_some(Self { flops_per_second, bytes_per_second: 4.3e12 })
     }
 }
 

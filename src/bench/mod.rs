@@ -1,20 +1,23 @@
-//! What is measured, for the command line's `bench` and for other benchmarks: the shapes, the work of each stage with its cost, and
-//! this machine's own ceilings.
+//! What is measured, for the command line's `bench` and for other benchmarks: the shapes, the work of each stage with its cost, on the
+//! CPU and on a device, and the machine's ceilings.
 //!
 //! The shapes run what PyTorch's published form runs: ReLU gate and experts, E = 10, K = 3, C = 47, x subtracted, no renormalising,
 //! every row needed; backward gives dx and all parameter gradients.
 
+mod device;
+mod input;
 mod layer;
 mod loss;
 mod machine;
 mod timing;
 
+pub use device::DeviceLayer;
 pub use layer::LayerWork;
 pub use loss::LossWork;
 pub use machine::{Ceilings, cpu_name, instruction_sets};
-pub use timing::{Measurement, measure};
+pub use timing::{Measurement, Times, measure};
 
-use crate::config::MoeConfig;
+use crate::config::{Capacity, MoeConfig};
 use crate::error::{Error, Result};
 use std::str::FromStr;
 
@@ -118,6 +121,8 @@ pub enum Fill {
     Fresh,
     /// Even routing, but only the first row of each sample is needed.
     Pruned,
+    /// Every row has one choice, the same expert, which takes them all: P = N.
+    Skewed,
 }
 
 /// One of the shapes that are measured.
@@ -140,12 +145,17 @@ const SHAPES: [(&str, usize, usize); 4] =
 impl FromStr for Shape {
     type Err = Error;
     fn from_str(name: &str) -> Result<Self> {
-        let suffixes = [("-fresh", Fill::Fresh), ("-pruned", Fill::Pruned)];
+        let suffixes = [("-fresh", Fill::Fresh), ("-pruned", Fill::Pruned), ("-skewed", Fill::Skewed)];
         let ending = suffixes.into_iter().find_map(|(suffix, fill)| Some((name.strip_suffix(suffix)?, fill)));
         let (base, fill) = ending.unwrap_or((name, Fill::Even));
         let known = SHAPES.into_iter().find(|shape| shape.0 == base);
-        let names = "vit-b16-image, vit-b16-text, vit-l14-image or vit-l14-text, with -fresh or -pruned behind it or nothing";
+        let names =
+            "vit-b16-image, vit-b16-text, vit-l14-image or vit-l14-text, with -fresh, -pruned or -skewed behind it or nothing";
         let (_, tokens, width) = known.ok_or_else(|| Error::config("the shape", names, name))?;
-        Ok(Self { name: name.to_owned(), tokens, config: MoeConfig::token_authors(width), fill })
+        let mut config = MoeConfig::token_authors(width);
+        if fill == Fill::Skewed {
+            (config.top_k, config.capacity) = (1, Capacity::None);
+        }
+        Ok(Self { name: name.to_owned(), tokens, config, fill })
     }
 }

@@ -6,15 +6,32 @@ use std::time::{Duration, Instant};
 
 /// How long one part took, over all runs.
 #[derive(Clone, Copy, Debug)]
-pub struct Measurement {
-    /// The stage and the direction.
-    pub part: Part,
+pub struct Times {
     /// The run in the middle.
     pub median: Duration,
     /// The fastest run.
     pub min: Duration,
     /// The slowest run.
     pub max: Duration,
+}
+
+impl Times {
+    /// Of at least one run.
+    pub(super) fn of(mut runs: Vec<Duration>) -> Self {
+        runs.sort_unstable();
+        Self { median: runs[runs.len() / 2], min: runs[0], max: runs[runs.len() - 1] }
+    }
+}
+
+/// What was found of one part.
+#[derive(Clone, Copy, Debug)]
+pub struct Measurement {
+    /// The stage and the direction.
+    pub part: Part,
+    /// How long it took; none where time means nothing, on an emulated device.
+    pub times: Option<Times>,
+    /// Kernels that it launches; none on the CPU.
+    pub launches: Option<usize>,
     /// What each run had to do.
     pub cost: Cost,
 }
@@ -41,9 +58,7 @@ pub fn measure(work: &mut dyn Work, budget: Duration) -> Result<Vec<Measurement>
             work.run(part)?;
             times.push(start.elapsed());
         }
-        times.sort_unstable();
-        let (median, min, max) = (times[times.len() / 2], times[0], times[times.len() - 1]);
-        found.push(Measurement { part, median, min, max, cost: work.cost(part) });
+        found.push(Measurement { part, times: Some(Times::of(times)), launches: None, cost: work.cost(part) });
     }
     Ok(found)
 }
