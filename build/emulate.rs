@@ -42,7 +42,7 @@ pub fn compile(kernels: &Path, out: &Path, files: &[File], layout: &str) {
             build.flag_if_supported(flag);
         });
         if !sanitize.is_empty() {
-            build.flag(format!("-fsanitize={sanitize}"));
+            build.flag(format!("-fsanitize={sanitize}")).flag("-fno-sanitize-recover=all");
         }
         build
     };

@@ -1,6 +1,8 @@
 //! The facts of the hardware that the kernels rely on hold on its emulation: so their kernels are right before they meet a GPU.
 #![cfg(feature = "emulate")]
 
+mod support;
+
 use fair_moe::gpu::driver::emulated::{Emulated, Settings};
 use fair_moe::gpu::driver::{Arch, Driver};
 use fair_moe::gpu::facts::{Fact, Verdict, check_facts};
@@ -14,7 +16,7 @@ fn facts(seed: u64, mode: u32, arch: Arch) -> Vec<Fact> {
 
 #[test]
 fn all_facts_hold_on_sm_90a() {
-    for seed in 0..6 {
+    for seed in 0..support::gpu::seeds() {
         for mode in 0..3 {
             let found = facts(seed, mode, Arch::HOPPER);
             let numbers: BTreeSet<u32> = found.iter().map(|fact| fact.number).collect();
@@ -28,7 +30,7 @@ fn all_facts_hold_on_sm_90a() {
 
 #[test]
 fn older_architectures_have_the_facts_that_are_theirs() {
-    for seed in 0..6 {
+    for seed in 0..support::gpu::seeds() {
         let found = facts(seed, (seed % 3) as u32, Arch(80));
         let here: Vec<_> = found.iter().filter(|fact| fact.verdict != Verdict::NotHere).collect();
         assert_eq!(here.len(), 8);

@@ -9,6 +9,11 @@ use fair_moe::gpu::driver::emulated::{Emulated, Settings};
 use fair_moe::gpu::driver::{Arch, Driver, Stream};
 use std::sync::Arc;
 
+/// How many seeds a test runs: FAIR_MOE_SEEDS, since a sanitizer makes each slow and needs one.
+pub fn seeds() -> u64 {
+    std::env::var("FAIR_MOE_SEEDS").ok().and_then(|count| count.parse().ok()).unwrap_or(6).max(1)
+}
+
 #[derive(Debug)]
 pub struct Gpu {
     pub driver: Arc<dyn Driver>,
@@ -24,14 +29,14 @@ impl Gpu {
         Self { driver, stream }
     }
 
-    /// Seeds 0 to 5.
+    /// Seeds 0 to 5, or as many as are asked for.
     pub fn seeds() -> impl Iterator<Item = Self> {
-        (0..6).map(Self::new)
+        (0..seeds()).map(Self::new)
     }
 
     /// Two of these, which differ from one `turn` to the next.
     pub fn some(turn: u64) -> impl Iterator<Item = Self> {
-        [turn % 6, (turn + 3) % 6].into_iter().map(Self::new)
+        [turn % seeds(), (turn + 3) % seeds()].into_iter().map(Self::new)
     }
 
     pub fn queue(&self) -> Queue<'_> {
