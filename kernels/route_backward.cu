@@ -13,6 +13,7 @@ template <class T> PTX float dot(const T* a, const T* b, int width) {
   int lane = threadIdx.x % 32;
   float sum = 0.0f;
   if (width % n == 0 && aligned_16(a) && aligned_16(b)) {
+#pragma unroll 2                                   // four, as compilers choose, cost more registers than there are
     for (int64_t d = lane * n; d < width; d += 32 * n) {
       float left[n], right[n];
       load_16(a + d, left);
