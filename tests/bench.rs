@@ -17,6 +17,24 @@ fn even_routing_fills_every_expert() {
     assert!((1..=6).contains(&work("vit-b16-text-pruned", 2).pairs()));
 }
 
+#[test]
+fn one_expert_takes_all_rows_of_a_skewed_gate() {
+    assert_eq!(work("vit-b16-text-skewed", 2).pairs(), 77 * 2);
+}
+
+/// An emulated device tells how much there is to do, and no times.
+#[cfg(feature = "emulate")]
+#[test]
+fn an_emulated_device_counts() {
+    let shape = "vit-b16-text-pruned".parse::<Shape>().unwrap();
+    let layer = fair_moe::bench::DeviceLayer::<half::bf16>::new(&shape, 1, &"emulated:2".parse().unwrap()).unwrap();
+    assert_eq!(layer.pairs(), work("vit-b16-text-pruned", 1).pairs());
+    let found = layer.measure(Duration::ZERO).unwrap();
+    let launches: Vec<_> = found.iter().map(|m| m.launches.unwrap()).collect();
+    assert_eq!(launches, [1, 1, 2, 1, 4, 1, 2, 1, 5, 8]);
+    assert!(found.iter().all(|m| m.times.is_none() && m.cost != Cost::default()));
+}
+
 /// 4·P·D·F in the experts and 2·N·(D·H + H·E) in the gate; backward twice that.
 #[test]
 fn flops_follow_the_pairs() {

@@ -4,8 +4,8 @@
 #[path = "support/recording.rs"]
 mod recording;
 
-use fair_moe::{DType, Device};
 use fair_moe::case::{Case, replay};
+use fair_moe::{DType, Device};
 use proptest::prelude::*;
 use recording::Recording;
 use std::fs;

@@ -423,3 +423,13 @@ fn a_devices_name_is_read_and_told() {
         assert!(wrong.parse::<Device>().is_err(), "{wrong:?}");
     }
 }
+
+/// As `fair-moe check` has it: every finding within its bound.
+#[test]
+fn the_loss_agrees_with_f64() {
+    for turn in 0..3 {
+        for finding in check::check_fol(&device(turn)).unwrap() {
+            assert!(finding.holds(), "{finding:?}");
+        }
+    }
+}

@@ -2,10 +2,12 @@
 //! what the tests start from.
 
 mod cases;
+mod fol;
 mod layer;
 mod loss;
 
 pub use cases::every_axis;
+pub use fol::check_fol;
 pub use layer::{Layer, Results};
 pub use loss::check_loss;
 

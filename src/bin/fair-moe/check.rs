@@ -1,7 +1,8 @@
-//! `fair-moe check`: every stage against the reference on this machine.
+//! `fair-moe check`: what the kernels rely on, and every stage against the reference, on this machine.
 
 use crate::output::say;
-use fair_moe::check::{Finding, check_layer, check_loss};
+use fair_moe::check::{Finding, check_fol, check_layer, check_loss};
+use fair_moe::gpu::facts::{Verdict, check_facts};
 use fair_moe::{DType, Device, Error, Result};
 use half::{bf16, f16};
 use std::io::Write;
@@ -20,7 +21,7 @@ pub fn run(args: Args, out: &mut dyn Write) -> Result<()> {
     let device = args.device.unwrap_or_else(|| Device::best().0);
     let all = DType::ALL.into_iter().filter(|&dtype| device.driver().is_none() || dtype != DType::F64);
     let dtypes = args.dtype.map_or(all.collect(), |dtype| vec![dtype]);
-    let mut misses = 0;
+    let mut misses = facts(&device, out)?;
     say!(out, "dtype stage      pass       results     worst     bound  where, on {device}")?;
     for dtype in dtypes {
         let mut findings = match dtype {
@@ -31,7 +32,7 @@ pub fn run(args: Args, out: &mut dyn Write) -> Result<()> {
         }?;
         // The loss is always computed in f32 or f64.
         match dtype {
-            _ if device.driver().is_some() => {}
+            DType::F32 if device.driver().is_some() => findings.extend(check_fol(&device)?),
             DType::F64 => findings.extend(check_loss::<f64>()?),
             DType::F32 => findings.extend(check_loss::<f32>()?),
             DType::F16 | DType::Bf16 => {}
@@ -42,6 +43,24 @@ pub fn run(args: Args, out: &mut dyn Write) -> Result<()> {
         0 => say!(out, "all within their bounds"),
         _ => Err(Error::Refused(format!("{misses} results are beyond their bounds"))),
     }
+}
+
+/// What the kernels rely on, before they are judged: one line, and one more for each fact that does not hold. Gives their number.
+fn facts(device: &Device, out: &mut dyn Write) -> Result<usize> {
+    let Some(driver) = device.driver() else { return Ok(0) };
+    let (mut holding, mut failing, mut elsewhere) = (0, 0, 0);
+    for fact in check_facts(driver)? {
+        match fact.verdict {
+            Verdict::Holds => holding += 1,
+            Verdict::NotHere => elsewhere += 1,
+            Verdict::Fails(why) => {
+                failing += 1;
+                say!(out, "fact {}, {}: {why}   MISS", fact.number, fact.name)?;
+            }
+        }
+    }
+    say!(out, "facts of the hardware: {holding} hold, {failing} do not, {elsewhere} are of another architecture")?;
+    Ok(failing)
 }
 
 /// One line for each stage and pass, with the result that is worst against its bound. Gives the number of misses.
