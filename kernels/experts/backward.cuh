@@ -21,9 +21,9 @@ template <class T> struct Dinner : OfPairs {
   PTX bool find(int number) {
     const int f = p.expert_width;
     if (!find_tile(p.pairs, number, f, kColumns, tile)) return false;
-    a = {static_cast<const T*>(p.dy), nullptr, p.dy_stride, tile.rows, p.width, p.pairs.pair_row + tile.pair};
+    a = {static_cast<const T*>(p.dy), nullptr, p.dy_stride, tile.rows, p.width, p.pairs.pair_row, tile.pair};
     const T* fc2 = of_expert<const T>(p.experts_weights.fc2_weight, p.shared_weights.fc2_weight, tile.expert, p.experts, int64_t(p.width) * f);
-    b = {fc2 + tile.column, nullptr, f, p.width, f - tile.column, nullptr};
+    b = {fc2 + tile.column, nullptr, f, p.width, f - tile.column, nullptr, 0};
     rows = tile.rows, depth = p.width, segments = 1;
     return true;
   }
@@ -79,9 +79,9 @@ template <class T> struct Dx : OfPairs {
     const int f = p.expert_width;
     const int64_t before = int64_t(tile.pair) * f;
     const bool gated = p.dglu;
-    a = {static_cast<const T*>(p.dinner) + before, gated ? static_cast<const T*>(p.dglu) + before : nullptr, f, tile.rows, f, nullptr};
+    a = {static_cast<const T*>(p.dinner) + before, gated ? static_cast<const T*>(p.dglu) + before : nullptr, f, tile.rows, f, nullptr, 0};
     const T* glu = gated ? weights(w.glu_weight, s.glu_weight) : nullptr;
-    b = {weights(w.fc1_weight, s.fc1_weight), glu, p.width, f, p.width - tile.column, nullptr};
+    b = {weights(w.fc1_weight, s.fc1_weight), glu, p.width, f, p.width - tile.column, nullptr, 0};
     rows = tile.rows, depth = f, segments = gated ? 2 : 1;
     return true;
   }

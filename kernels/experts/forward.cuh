@@ -34,9 +34,9 @@ template <class T, bool Gated> struct Up : OfPairs {
     if (!find_tile(p.pairs, number, p.expert_width, kColumns, tile)) return false;
     const ExpertWeights &w = p.experts_weights, &s = p.shared_weights;
     const int64_t size = int64_t(p.expert_width) * p.width, before = int64_t(tile.column) * p.width;
-    a = {static_cast<const T*>(p.x), nullptr, p.x_stride, tile.rows, p.width, p.pairs.pair_row + tile.pair};
+    a = {static_cast<const T*>(p.x), nullptr, p.x_stride, tile.rows, p.width, p.pairs.pair_row, tile.pair};
     const T* glu = Gated ? weights(w.glu_weight, s.glu_weight, size) + before : nullptr;
-    b = {weights(w.fc1_weight, s.fc1_weight, size) + before, glu, p.width, p.expert_width - tile.column, p.width, nullptr};
+    b = {weights(w.fc1_weight, s.fc1_weight, size) + before, glu, p.width, p.expert_width - tile.column, p.width, nullptr, 0};
     rows = tile.rows, depth = p.width, segments = 1;
     return true;
   }
@@ -82,9 +82,9 @@ template <class T> struct Down : OfPairs {
   PTX bool find(int number) {
     if (!find_tile(p.pairs, number, p.width, kColumns, tile)) return false;
     const int f = p.expert_width;
-    a = {static_cast<const T*>(p.hidden) + int64_t(tile.pair) * f, nullptr, f, tile.rows, f, nullptr};
+    a = {static_cast<const T*>(p.hidden) + int64_t(tile.pair) * f, nullptr, f, tile.rows, f, nullptr, 0};
     const T* fc2 = of_expert<const T>(p.experts_weights.fc2_weight, p.shared_weights.fc2_weight, tile.expert, p.experts, int64_t(p.width) * f);
-    b = {fc2 + int64_t(tile.column) * f, nullptr, f, p.width - tile.column, f, nullptr};
+    b = {fc2 + int64_t(tile.column) * f, nullptr, f, p.width - tile.column, f, nullptr, 0};
     rows = tile.rows, depth = f, segments = 1;
     return true;
   }

@@ -23,14 +23,14 @@ template <class T, class Arguments> struct OfWeight {
   static constexpr int kColumns = kTile;
   const Args& p;
   WeightTile tile;
+  int pair;                                      // the expert's first
   int rows, depth, segments;
   bool sums_first;                               // whether the first operand's sums, the bias's gradient, are taken along
   int left;                                      // columns from this thread's first to the end of the gradient
   int64_t at, bias_at;                           // this thread's first element
 
   PTX explicit OfWeight(const Args& p) : p(p) {}
-  // Finds the tile, and gives its expert's first pair.
-  PTX bool find_first(int number, int maps, int& pair) {
+  PTX bool find_weight(int number, int maps) {
     if (!find_tile(p.experts + p.has_shared, maps, rows_of(p), columns_of(p), number, tile)) return false;
     pair = p.pairs.expert_offsets[tile.expert];
     rows = min(kTile, rows_of(p) - tile.row);
@@ -68,17 +68,17 @@ template <class T, class Arguments> struct OfWeight {
 template <class T> struct Dfc1 : OfWeight<T, ExpertsDfc1> {
   Operand<T, false, false> a;
   Operand<T, false, true> b;
-  static constexpr const float* sum_weight = nullptr;
 
   PTX explicit Dfc1(const ExpertsDfc1& p) : OfWeight<T, ExpertsDfc1>(p) {}
+  PTX static const float* sum_weight() { return nullptr; }
   PTX bool find(int number) {
     const ExpertsDfc1& p = this->p;
-    int pair;
-    if (!this->find_first(number, p.dglu ? 2 : 1, pair)) return false;
+    if (!this->find_weight(number, p.dglu ? 2 : 1)) return false;
+    const int pair = this->pair;
     const WeightTile& t = this->tile;
     const T* dinner = static_cast<const T*>(t.map ? p.dglu : p.dinner) + int64_t(pair) * p.expert_width + t.row;
-    a = {dinner, nullptr, p.expert_width, this->depth, p.expert_width - t.row, nullptr};
-    b = {static_cast<const T*>(p.x) + t.column, nullptr, p.x_stride, this->depth, p.width - t.column, p.pairs.pair_row + pair};
+    a = {dinner, nullptr, p.expert_width, this->depth, p.expert_width - t.row, nullptr, 0};
+    b = {static_cast<const T*>(p.x) + t.column, nullptr, p.x_stride, this->depth, p.width - t.column, p.pairs.pair_row, pair};
     return true;
   }
 };
@@ -86,18 +86,17 @@ template <class T> struct Dfc1 : OfWeight<T, ExpertsDfc1> {
 template <class T> struct Dfc2 : OfWeight<T, ExpertsDfc2> {
   Operand<T, false, true> a;
   Operand<T, false, false> b;
-  const float* sum_weight;
 
   PTX explicit Dfc2(const ExpertsDfc2& p) : OfWeight<T, ExpertsDfc2>(p) {}
+  PTX const float* sum_weight() const { return this->p.pairs.pair_weight + this->pair; }
   PTX bool find(int number) {
     const ExpertsDfc2& p = this->p;
-    int pair;
-    if (!this->find_first(number, 1, pair)) return false;
+    if (!this->find_weight(number, 1)) return false;
+    const int pair = this->pair;
     const WeightTile& t = this->tile;
     const T* weighted = static_cast<const T*>(p.weighted) + int64_t(pair) * p.expert_width + t.column;
-    a = {static_cast<const T*>(p.dy) + t.row, nullptr, p.dy_stride, this->depth, p.width - t.row, p.pairs.pair_row + pair};
-    b = {weighted, nullptr, p.expert_width, this->depth, p.expert_width - t.column, nullptr};
-    sum_weight = p.pairs.pair_weight + pair;
+    a = {static_cast<const T*>(p.dy) + t.row, nullptr, p.dy_stride, this->depth, p.width - t.row, p.pairs.pair_row, pair};
+    b = {weighted, nullptr, p.expert_width, this->depth, p.expert_width - t.column, nullptr, 0};
     return true;
   }
 };

@@ -10,6 +10,12 @@
 // Grid: any; blocks take tiles in turn. Threads 256. Shared memory: 3 stages of both operands, 98,304 bytes, where the finished tile lies
 // too when all steps are done. Deterministic: each sum has one order, whatever the grid. Launched by src/gpu/experts.rs.
 namespace experts {
+// Blocks that a multiprocessor is to hold: its shared memory has room for two from 192 KiB on, and two need no more than 128 registers.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 900
+constexpr int kResident = 2;
+#else
+constexpr int kResident = 1;
+#endif
 static_assert(kStagedBytes + kSumsBytes <= kStages * kStageBytes, "the finished tile has to fit where the stages were");
 
 template <class Engine, class Job> PTX void grouped(const typename Job::Args& p) {
@@ -48,7 +54,7 @@ template <class Engine, class Job> PTX void grouped(const typename Job::Args& p)
       const uint32_t stage = step % kStages * kStageBytes;
       engine.template step<AKMajor, BKMajor>(smem + stage, smem + stage + kOperandBytes);
       if constexpr (Job::kSums)
-        if (job.sums_first) sums.add(smem + stage, job.sum_weight, step * kStep<T>, job.depth);
+        if (job.sums_first) sums.add(smem + stage, job.sum_weight(), step * kStep<T>, job.depth);
     }
     cp_async_wait<0>();
     __syncthreads();                             // nothing lands or is read in the stages any more
@@ -59,7 +65,7 @@ template <class Engine, class Job> PTX void grouped(const typename Job::Args& p)
 
     constexpr int Lanes = Job::kColumns / 4, Pass = kThreads / Lanes;      // lanes of a row, rows of a pass
     const int first = threadIdx.x / Lanes, column = threadIdx.x % Lanes * 4;
-    job.find(number);                            // once more, rather than in registers all along the product
+    job.find(number);                            // once more, rather than kept in registers all along the product
     job.begin_rows(column);
     if constexpr (Job::kSums)
       if (job.sums_first && threadIdx.x < kTile) job.finish_sum(threadIdx.x, sums.total(staged + kStagedBytes / 4));

@@ -38,7 +38,8 @@ template <class T, bool KMajor, bool Gathered, bool Split = false> struct Operan
   const T* second;                               // Split: the matrix of the tile's rows from 64 on; else that of the second half of K
   int64_t stride;
   int rows, columns;
-  const int* gather;                             // row r of the matrix is row gather[r] of memory
+  const int* gather;                             // row r of the matrix is row gather[from + r] of memory
+  int from;
   bool aligned;
   int gathered[kKept];                           // those rows; the next step's, where MN-major
 
@@ -48,7 +49,7 @@ template <class T, bool KMajor, bool Gathered, bool Split = false> struct Operan
   }
   PTX void find_gathered(int k) {
 #pragma unroll
-    for (int i = 0; i < kKept; i++) gathered[i] = row(k, i) < rows ? gather[row(k, i)] : -1;
+    for (int i = 0; i < kKept; i++) gathered[i] = row(k, i) < rows ? gather[from + row(k, i)] : -1;
   }
   // In memory; -1 past the end.
   PTX int find(int k, int i) const {
