@@ -124,7 +124,7 @@ impl Device {
 
     /// `values` behind so many elements.
     fn behind<V: Pod>(&self, before: usize, values: &[V]) -> Buffer<V> {
-        let buffer = Buffer::<V>::new(&self.driver, self.stream, before + values.len()).unwrap();
+        let buffer = Buffer::<V>::new(&self.driver, self.stream, (before + values.len()).max(1)).unwrap();
         let at = buffer.pointer() + (before * size_of::<V>()) as u64;
         unsafe { self.driver.write(self.stream, at, bytemuck::cast_slice(values)).unwrap() };
         buffer
@@ -170,7 +170,7 @@ impl<T: Element> Setup<T> {
         let device = Device::new(case.seed);
         let (d, f, e, p, n) = (case.width, case.expert_width, case.segments.len(), case.pairs(), case.rows());
         let row_of: Vec<usize> = (0..p).map(|pair| pair * 7919 % n).collect();
-        let rows: Vec<i32> = row_of.iter().map(|&r| (case.before + r) as i32).collect();
+        let rows: Vec<i32> = row_of.iter().map(|&r| (case.before + r) as i32).chain([-1; SPARE]).collect();
         let offsets: Vec<i32> = case.offsets().iter().map(|&o| o as i32).collect();
         let weights: Vec<f32> = uniform(case.seed + 7, p)
             .iter()
@@ -187,7 +187,7 @@ impl<T: Element> Setup<T> {
             x: device.upload(case.offset, case.before * (d + case.gap), &uniform(case.seed + 1, n * (d + case.gap))),
             parameters,
             buffers: (
-                device.behind(case.before, &weights),
+                device.behind(case.before, &[&weights[..], &[f32::NAN; SPARE]].concat()),
                 [(0, &offsets), (case.before, &rows), (0, &case.tiles())].map(|(n, v)| device.behind(n, v)),
             ),
             pair_weight: weights.iter().map(|&w| f64::from(w)).collect(),
@@ -572,4 +572,54 @@ fn offsets_beyond_2_to_31() {
         backward::<bf16>(&case);
         gradients::<bf16, f32>(&case, false);
     }
+}
+
+#[test]
+fn no_pairs_at_all_write_zeros_to_gradients_alone() {
+    let case = Case { shared: Some(0), ..Case::new(&[0, 0], 24, 40) };
+    forward::<f32>(&case);
+    backward::<bf16>(&case);
+    gradients::<bf16, bf16>(&case, false);
+    gradients::<f32, f32>(&case, true);
+}
+
+#[test]
+fn wrong_arguments_are_refused_in_one_sentence() {
+    let s = Setup::<f32>::new(&Case::new(&[3], 8, 8));
+    let [experts_weights, _] = s.weights();
+    let right = ExpertsDown {
+        hidden: s.x.at(),
+        experts_weights,
+        pairs: s.list(),
+        out: s.x.at(),
+        width: 8,
+        expert_width: 8,
+        experts: 1,
+        ..Default::default()
+    };
+    let down = |args: ExpertsDown, dtype: DType, pairs: usize| {
+        unsafe { experts::down(&s.device.queue(), dtype, &args, pairs) }.unwrap_err().to_string()
+    };
+    assert_eq!(down(ExpertsDown { out: 0, ..right }, DType::F32, 3), "down needs out, but got none");
+    assert!(down(ExpertsDown { width: 0, ..right }, DType::F32, 3).starts_with("the width must be from 1"));
+    assert!(down(right, DType::F64, 3).starts_with("the dtype on a GPU must be f32, f16 or bf16"));
+    assert!(down(right, DType::F32, usize::MAX).starts_with("the number of pairs must be at most"));
+    assert!(down(ExpertsDown { width: i32::MAX - 2000, ..right }, DType::F32, 1 << 30).contains("too large"));
+    let parts = ExpertsDinner {
+        dy: s.x.at(),
+        experts_weights,
+        pairs: s.list(),
+        inner: s.x.at(),
+        dinner: s.x.at(),
+        weighted: s.x.at(),
+        dweight_parts: s.x.at(),
+        dy_stride: 8,
+        width: 8,
+        expert_width: 8,
+        experts: 1,
+        parts: 2,
+        ..Default::default()
+    };
+    let refused = unsafe { experts::dinner(&s.device.queue(), DType::F32, &parts, 3) }.unwrap_err().to_string();
+    assert_eq!(refused, "the number of parts must be 1, but is 2");
 }
