@@ -111,7 +111,7 @@ fn check_pair(gpu: &Gpu, x: &[f64], y: &[f64], distance: Distance) {
 
 #[test]
 fn any_sizes_agree_with_the_reference() {
-    let sizes = [(1, 1), (1, 2), (2, 1), (3, 5), (7, 64), (64, 64), (65, 33), (1, 300), (300, 7), (300, 299)];
+    let sizes = [(1, 1), (1, 2), (2, 1), (3, 5), (7, 64), (64, 64), (65, 33), (1, 300), (300, 7), (130, 129)];
     for (seed, (n, m)) in sizes.into_iter().enumerate() {
         let (x, y) = (uniform(seed as u64, n), uniform(seed as u64 + 50, m));
         for gpu in Gpu::some(seed as u64) {
@@ -119,6 +119,12 @@ fn any_sizes_agree_with_the_reference() {
         }
         check_pair(&Gpu::new(seed as u64), &x, &y, SINKHORN);
     }
+}
+
+#[test]
+fn hundreds_of_samples_agree_with_the_reference() {
+    check_pair(&Gpu::new(2), &uniform(1, 300), &uniform(2, 299), Distance::Exact);
+    check_pair(&Gpu::new(3), &uniform(3, 300), &uniform(4, 250), Distance::Sinkhorn { blur: 0.5, scaling: 0.3 });
 }
 
 #[test]
@@ -168,7 +174,7 @@ fn what_is_not_finite_gives_nan() {
 /// Groups by id are gathered, divided by their sums where that is asked for, and their gradients put back to where they were.
 #[test]
 fn groups_by_id_are_what_they_are_alone() {
-    for (seed, (samples, groups)) in [(1, 1), (2, 3), (64, 3), (130, 20), (7, 2)].into_iter().enumerate() {
+    for (seed, (samples, groups)) in [(1, 1), (2, 3), (64, 3), (70, 20), (7, 2)].into_iter().enumerate() {
         let gpu = Gpu::new(seed as u64);
         let (x, y) = (uniform(seed as u64, samples), uniform(seed as u64 + 7, samples));
         let y: Vec<f64> = y.iter().map(|v| v + 2.0).collect();

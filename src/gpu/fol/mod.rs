@@ -1,6 +1,6 @@
 //! The loss on a device. The raw level: addresses, sizes and a stream, no more. It launches and nothing else: no allocation, no copy and
-//! no wait, so that a pass can be captured as a graph. A pass is 3 launches forward and 2 back, for
-//! all groups and gates together: up to 32 arrays of weights and 50 batches, beyond which a stage takes one more.
+//! no wait, so that a pass can be captured as a graph. A pass is 3 launches forward and 2 back, for all groups and gates together: of up to
+//! 32 arrays of weights and 50 batches; of more, a stage takes more.
 //!
 //! [`Memory`] tells how much a pass needs beside its input, and where in it everything is; forward leaves there what backward reads.
 
@@ -18,9 +18,16 @@ pub use memory::{GateMemory, Memory};
 pub(crate) use slices::{host_backward, host_forward};
 
 use super::driver::Pointer;
+use super::kernels::{KERNELS, Kernel};
 use super::limits::count;
 use crate::error::{Error, Result};
 use crate::moe::Layout;
+
+/// The kernels of a loss, for [`super::driver::Driver::prepare`].
+pub fn kernels() -> Vec<&'static Kernel> {
+    let ours = |kernel: &&Kernel| ["moments", "contrast", "transport"].into_iter().any(|stem| kernel.name.starts_with(stem));
+    KERNELS.iter().filter(ours).collect()
+}
 
 /// One gate's final weights over a batch; f32. Addresses are of device memory, 0 for none.
 #[derive(Clone, Copy, Debug)]

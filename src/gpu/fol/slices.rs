@@ -19,6 +19,7 @@ pub(crate) fn host_forward<W: Float>(
     batch: &FolBatch<'_, W>,
     groups: &Groups<'_, W>,
 ) -> Result<FolState> {
+    driver.prepare(&super::kernels())?;
     let session = Session::new(driver)?;
     let up = Uploaded::new(&session, batch, groups)?;
     let offsets = Memory::new(driver.facts(), config, &up.problem, 0)?;
@@ -40,6 +41,7 @@ pub(crate) fn host_backward<W: Float>(
     state: &FolState,
     upstream: f64,
 ) -> Result<FolGradients<W>> {
+    driver.prepare(&super::kernels())?;
     let session = Session::new(driver)?;
     let up = Uploaded::new(&session, batch, groups)?;
     let offsets = Memory::new(driver.facts(), config, &up.problem, 0)?;
