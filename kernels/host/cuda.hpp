@@ -31,8 +31,13 @@ inline void __syncthreads(emulate::Site at = emulate::Site::here()) {
   emulate::barrier(0, (emulate::self->block->threads + 31) / 32 * 32, true, at);
 }
 
+// ThreadSanitizer does not know fences. To it, who fences sees what was written before all fences so far: of two, on either side of an
+// atomic, neither may be missing.
 inline void __threadfence() {
-  if (!emulate::kThreadSanitizer) __atomic_thread_fence(__ATOMIC_SEQ_CST);   // which ThreadSanitizer does not know
+  static char tag;
+  if (!emulate::kThreadSanitizer) __atomic_thread_fence(__ATOMIC_SEQ_CST);
+  emulate::publish(&tag);
+  emulate::observe(&tag);
 }
 inline void __threadfence_block() {}
 

@@ -32,6 +32,6 @@ PTX bool last_block(int* counter, int blocks) {
 // The same of all blocks of a one-dimensional grid; leaves the counter at 0.
 PTX bool last_block(int* counter) {
   bool last = last_block(counter, int(gridDim.x));
-  if (last && threadIdx.x == 0) *counter = 0;
+  if (last && threadIdx.x == 0) atomicExch(counter, 0);
   return last;
 }
