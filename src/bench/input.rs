@@ -35,6 +35,8 @@ pub struct LayerInput<T> {
     pub parameters: Parameters<Vec<T>>,
     pub x: Vec<T>,
     pub dy: Vec<T>,
+    /// How many experts there are rows for.
+    busy: usize,
 }
 
 impl<T: Element> LayerInput<T> {
@@ -53,7 +55,8 @@ impl<T: Element> LayerInput<T> {
             Fill::Skewed => choose(shape, &mut parameters, &mut x, |_| 0),
         }
         let rows_needed = (shape.fill == Fill::Pruned).then(|| (0..samples).collect());
-        Ok(Self { config: config.clone(), tokens, samples, rows_needed, parameters, x, dy })
+        let busy = if shape.fill == Fill::Skewed { 1 } else { config.experts.count };
+        Ok(Self { config: config.clone(), tokens, samples, rows_needed, parameters, x, dy, busy })
     }
 
     /// As the layer takes it.
@@ -71,10 +74,13 @@ impl<T: Element> LayerInput<T> {
         let (n, p) = ((self.tokens * self.samples) as f64, pairs as f64);
         let (d, f, e) = (config.width as f64, config.experts.width as f64, config.experts.count as f64);
         let h = config.gate.hidden.map_or(0.0, |h| h.width as f64);
-        let (gate, experts) = (h * d + e * h, 2.0 * e * f * d);
+        let gate = h * d + e * h;
+        let busy = self.busy.min(pairs) as f64;
         let backward = pass == Pass::Backward;
         // Backward multiplies twice for each time that forward does, and writes as many gradients as it reads parameters.
         let times = if backward { 2.0 } else { 1.0 };
+        // Of experts without rows only the gradients' zeros are written.
+        let experts = 2.0 * f * d * if backward { busy + e } else { busy };
         match stage {
             Stage::Gate => {
                 let tensors = times * (n * d + gate) * size;
@@ -83,13 +89,13 @@ impl<T: Element> LayerInput<T> {
             Stage::Route => Cost { flops: 0.0, bytes: 2.0 * n * e * wide + 2.0 * p * wide },
             Stage::Experts => {
                 let rows = if backward { 2.0 * n * d + p * d } else { n * d + p * d };
-                Cost { flops: times * 4.0 * p * d * f, bytes: (rows + times * experts + p * f) * size }
+                Cost { flops: times * 4.0 * p * d * f, bytes: (rows + experts + p * f) * size }
             }
             Stage::Combine => Cost { flops: 0.0, bytes: (p + 2.0 * n) * d * size },
             _ => {
                 let parts = [Stage::Gate, Stage::Experts].map(|part| self.cost((part, pass), pairs).flops);
                 let rows = if backward { 3.0 * n * d } else { 2.0 * n * d };
-                Cost { flops: parts.iter().sum(), bytes: (rows + times * (experts + gate) + p * f) * size }
+                Cost { flops: parts.iter().sum(), bytes: (rows + experts + times * gate + p * f) * size }
             }
         }
     }

@@ -187,6 +187,6 @@ fn print(r: &Row, out: &mut dyn Write) -> Result<()> {
     let launches = r.launches.map_or("-".into(), |launches| launches.to_string());
     write!(out, "{:<10} {:<9} {launches:>8} {:>9.3} {:>9.3}", r.stage, r.pass, r.flops / 1e9, r.bytes / 1e6).map_err(failed)?;
     write!(out, " {:>10} {:>8} {:>8}", number(r.median_ms, 3), number(r.min_ms, 3), number(r.max_ms, 3)).map_err(failed)?;
-    let share = number(r.floor_share.map(|share| 100.0 * share), 1);
-    say!(out, " {:>9} {:>8} {:>9} {share:>8}%", number(r.tflops, 3), number(r.gbs, 1), number(r.floor_ms, 3))
+    let share = r.floor_share.map_or("-".into(), |share| format!("{:.1}%", 100.0 * share));
+    say!(out, " {:>9} {:>8} {:>9} {share:>9}", number(r.tflops, 3), number(r.gbs, 1), number(r.floor_ms, 3))
 }
