@@ -52,7 +52,8 @@ fn every_kernel_compiles_for_every_architecture_with_no_spill_no_stack_and_no_no
 fn every_engine_has_what_the_others_have_so_that_no_architecture_lacks_a_kernel() {
     let of = |engine: &str, dtype: &str| -> Vec<String> {
         let end = format!("_{engine}_{dtype}");
-        let mut names: Vec<_> = KERNELS.iter().filter_map(|k| Some(k.name.strip_suffix(&end)?.to_owned())).collect();
+        let engines = KERNELS.iter().filter(|k| k.file.starts_with("experts/"));
+        let mut names: Vec<_> = engines.filter_map(|k| Some(k.name.strip_suffix(&end)?.to_owned())).collect();
         names.sort();
         names
     };
