@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 #[cfg(feature = "emulate")]
+pub mod experts;
+#[cfg(feature = "emulate")]
 pub mod gpu;
 pub mod layer;
 pub mod loss;
