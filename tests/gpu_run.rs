@@ -92,9 +92,21 @@ fn losses() {
 }
 
 #[test]
+fn moments() {
+    for name in ["group_moments", "edge_uneven_groups"] {
+        let case = Case::load(name);
+        for (_, device) in devices() {
+            check(&case, &format!("{name} on {device}"), &replay(name, DType::F32, &device), |_| 2e-5);
+        }
+    }
+}
+
+#[test]
 fn what_a_device_does_not_replay_is_refused() {
     let (_, device) = devices().next().unwrap();
-    let path = format!("{}/tests/data/token_small.safetensors", env!("CARGO_MANIFEST_DIR"));
-    let refused = case::replay(case::Case::read(Path::new(&path)).unwrap(), DType::F64, &device).unwrap_err().to_string();
-    assert!(refused.contains("f64"), "{refused}");
+    for name in ["token_small", "fol_race", "group_moments"] {
+        let path = format!("{}/tests/data/{name}.safetensors", env!("CARGO_MANIFEST_DIR"));
+        let refused = case::replay(case::Case::read(Path::new(&path)).unwrap(), DType::F64, &device).unwrap_err().to_string();
+        assert!(refused.contains("f64"), "{refused}");
+    }
 }

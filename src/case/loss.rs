@@ -5,6 +5,7 @@ use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::fol::{Distance, Fol, FolBatch, FolConfig, GateWeights, Groups};
+use crate::gpu;
 use crate::moe::Layout;
 use crate::moments;
 
@@ -100,7 +101,7 @@ fn put_dispersions(results: &mut Results, prefix: &str, variance: &[Vec<f64>]) {
 }
 
 /// Moments of groups of rows; with gradients on mean or variance, theirs on x.
-pub(super) fn group_moments<W: Float>(case: &mut Case) -> Result<Results> {
+pub(super) fn group_moments<W: Float>(case: &mut Case, device: &Device) -> Result<Results> {
     let (rows, columns, groups) = (case.size("rows")?, case.size("columns")?, case.size("groups")?);
     let x: Vec<W> = case.floats("x", &[rows, columns])?;
     let group = case.integers("group", &[rows])?;
@@ -109,7 +110,11 @@ pub(super) fn group_moments<W: Float>(case: &mut Case) -> Result<Results> {
     let mut upstream = |name: &str| case.has(name).then(|| case.floats::<f64>(name, &of_groups)).transpose();
     let (dmean, dvariance) = (upstream("dmean")?, upstream("dvariance")?);
 
-    let moments = moments::forward(&x, columns, &group, groups).map_err(|why| case.error(why))?;
+    let moments = match device.driver() {
+        None => moments::forward(&x, columns, &group, groups),
+        Some(gpu) => gpu::moments::host_forward(gpu, &x, columns, &group, groups),
+    };
+    let moments = moments.map_err(|why| case.error(why))?;
     let mut results = Results::default();
     let count: Vec<f64> = moments.count.iter().map(|&n| n as f64).collect();
     results.put("count", &[groups], &count);
@@ -118,8 +123,13 @@ pub(super) fn group_moments<W: Float>(case: &mut Case) -> Result<Results> {
     if dmean.is_some() || dvariance.is_some() {
         let zeros = vec![0.0; moments.mean.len()];
         let (dmean, dvariance) = (dmean.as_deref().unwrap_or(&zeros), dvariance.as_deref().unwrap_or(&zeros));
-        let mut dx = vec![W::ZERO; x.len()];
-        moments::backward(&x, columns, &group, &moments, dmean, dvariance, &mut dx)?;
+        let dx = match device.driver() {
+            None => {
+                let mut dx = vec![W::ZERO; x.len()];
+                moments::backward(&x, columns, &group, &moments, dmean, dvariance, &mut dx).map(|()| dx)
+            }
+            Some(gpu) => gpu::moments::host_backward(gpu, &x, columns, &group, &moments, dmean, dvariance),
+        }?;
         results.put("dx", &[rows, columns], &dx);
     }
     Ok(results)

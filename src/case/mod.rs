@@ -47,11 +47,8 @@ pub fn replay(mut case: Case, dtype: DType, device: &Device) -> Result<Results> 
         },
         "fol" if wide => loss::fol::<f64>(&mut case, device),
         "fol" => loss::fol::<f32>(&mut case, device),
-        "group_moments" if device.driver().is_some() => {
-            Err(Error::Refused(format!("cases of kind {kind} are replayed on the CPU, not on {device}")))
-        }
-        "group_moments" if wide => loss::group_moments::<f64>(&mut case),
-        "group_moments" => loss::group_moments::<f32>(&mut case),
+        "group_moments" if wide => loss::group_moments::<f64>(&mut case, device),
+        "group_moments" => loss::group_moments::<f32>(&mut case, device),
         #[cfg(feature = "model")]
         "metrics" => scores::metrics(&mut case),
         #[cfg(feature = "model")]

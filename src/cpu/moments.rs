@@ -67,9 +67,7 @@ pub fn backward<W: Float>(
     let groups = moments.count.len();
     check(x, columns, group, groups)?;
     expect_shape("the gradient of x", &[group.len(), columns], dx.len())?;
-    for (what, got) in [("the means", &moments.mean[..]), ("their gradient", dmean), ("the variances' gradient", dvariance)] {
-        expect_shape(what, &[groups, columns], got.len())?;
-    }
+    check_gradients(columns, moments, dmean, dvariance)?;
     let add = |((dx, x), &g): ((&mut [W], &[W]), &i64)| {
         let Ok(g) = usize::try_from(g) else { return };
         let (n, at) = (moments.count[g] as f64, g * columns);
@@ -83,12 +81,17 @@ pub fn backward<W: Float>(
     Ok(())
 }
 
-fn check<W>(x: &[W], columns: usize, group: &[i64], groups: usize) -> Result<()> {
+pub(crate) fn check<W>(x: &[W], columns: usize, group: &[i64], groups: usize) -> Result<()> {
     if columns == 0 {
         return Err(Error::config("the number of columns", "at least 1", 0));
     }
     expect_shape("x", &[group.len(), columns], x.len())?;
     check_ids(group, groups)
+}
+
+pub(crate) fn check_gradients(columns: usize, moments: &Moments, dmean: &[f64], dvariance: &[f64]) -> Result<()> {
+    let all = [("the means", &moments.mean[..]), ("their gradient", dmean), ("the variances' gradient", dvariance)];
+    all.into_iter().try_for_each(|(what, values)| expect_shape(what, &[moments.count.len(), columns], values.len()))
 }
 
 /// Zeros of this shape, or an error where there is no memory for them.

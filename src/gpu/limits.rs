@@ -1,7 +1,7 @@
 //! What every launch is checked for: sizes that kernels count in 32 bits, and addresses that must be there.
 
 use super::driver::Pointer;
-use crate::dtype::DType;
+use crate::dtype::{DType, Float};
 use crate::error::{Error, Result};
 
 /// A number of rows, pairs or tiles, as kernels count them.
@@ -31,5 +31,13 @@ pub(super) fn instance(kernel: &str, dtype: DType) -> Result<String> {
     match dtype {
         DType::F64 => Err(Error::config("the dtype on a GPU", "f32, f16 or bf16", dtype)),
         _ => Ok(format!("{kernel}_{dtype}")),
+    }
+}
+
+/// f32 is what kernels of the loss compute from.
+pub(super) fn narrow<W: Float>(values: &[W]) -> Result<&[f32]> {
+    match W::DTYPE {
+        DType::F32 => Ok(bytemuck::cast_slice(values)),
+        _ => Err(Error::Refused("on a GPU the loss is computed from f32, not from f64; the CPU does that".into())),
     }
 }

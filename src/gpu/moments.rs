@@ -3,6 +3,10 @@
 // SAFETY: launches alone; what the addresses hold is the callers' promise.
 #![allow(unsafe_code)]
 
+mod slices;
+
+pub(crate) use slices::{host_backward, host_forward};
+
 use super::Queue;
 use super::args::{MomentsBackward, MomentsBackwardJob, MomentsForward, MomentsGate, MomentsJob};
 use super::driver::{Pointer, Shape};

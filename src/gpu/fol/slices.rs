@@ -1,12 +1,13 @@
 //! The loss of what lies in the host's memory: up, launch, down.
 
 use super::{DeviceBatch, DeviceGate, DeviceGradients, DeviceGroups, Memory, Problem, forward};
-use crate::dtype::{DType, Float};
-use crate::error::{Error, Result};
+use crate::dtype::Float;
+use crate::error::Result;
 use crate::fol::{FolBatch, FolConfig, FolGradients, FolGroup, FolState, FolTerms, GateMoments, GateWeights, Groups};
 use crate::gpu::buffer::Buffer;
 use crate::gpu::contrast;
 use crate::gpu::driver::{Driver, Pointer};
+use crate::gpu::limits::narrow;
 use crate::gpu::session::Session;
 use crate::moments::Moments;
 use bytemuck::Pod;
@@ -66,14 +67,6 @@ pub(crate) fn host_backward<W: Float>(
     }
     let of_groups = of_groups.iter().map(Room::read).collect::<Result<_>>()?;
     Ok(FolGradients { groups: of_groups, ..room.read()? })
-}
-
-/// f32 is what kernels of the loss compute from.
-fn narrow<W: Float>(values: &[W]) -> Result<&[f32]> {
-    match W::DTYPE {
-        DType::F32 => Ok(bytemuck::cast_slice(values)),
-        _ => Err(Error::Refused("on a GPU the loss is computed from f32, not from f64; the CPU does that".into())),
-    }
 }
 
 /// What the passes read, on the device.
