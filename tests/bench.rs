@@ -35,6 +35,34 @@ fn an_emulated_device_counts() {
     assert!(found.iter().all(|m| m.times.is_none() && m.cost != Cost::default()));
 }
 
+/// As many launches for the batch and three groups as for one batch; and no times.
+#[cfg(feature = "emulate")]
+#[test]
+fn an_emulated_device_counts_the_loss() {
+    let shape = "vit-b16-text".parse::<Shape>().unwrap();
+    let device = "emulated:1".parse().unwrap();
+    let found = fair_moe::bench::DeviceLoss::new(&shape, 5, &device).unwrap().measure(Duration::ZERO).unwrap();
+    let launches: Vec<_> = found.iter().map(|m| (m.part.0.name(), m.part.1.name(), m.launches.unwrap())).collect();
+    let (forward, backward) = ("forward", "backward");
+    let want = [("moments", forward, 1), ("moments", backward, 1), ("contrast", forward, 1), ("contrast", backward, 1)];
+    assert_eq!(launches[..4], want);
+    assert_eq!(launches[4..], [("transport", forward, 1), ("fol", forward, 3), ("fol", backward, 2)]);
+    assert!(found.iter().all(|m| m.times.is_none()));
+    let (weights, logits) = (5.0 * 77.0 * 10.0, 25.0);
+    let bytes: Vec<f64> = found.iter().map(|m| m.cost.bytes / 4.0).collect();
+    let each = [4.0 * weights, 2.0 * weights, 4.0 * logits, 2.0 * logits, 3.0 * 5.0 * 8.0];
+    assert_eq!(bytes[..5], each);
+    assert_eq!(bytes[5..], [each[0] + each[2], each[1] + each[3]]);
+}
+
+#[cfg(feature = "emulate")]
+#[test]
+fn the_cpu_launches_no_loss() {
+    let shape = "vit-b16-text".parse::<Shape>().unwrap();
+    let refused = fair_moe::bench::DeviceLoss::new(&shape, 4, &fair_moe::Device::cpu()).err().unwrap().to_string();
+    assert_eq!(refused, "the device must be a GPU or its emulation, but is cpu");
+}
+
 /// 4·P·D·F in the experts and 2·N·(D·H + H·E) in the gate; backward twice that.
 #[test]
 fn flops_follow_the_pairs() {

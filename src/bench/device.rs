@@ -1,76 +1,57 @@
-//! The layer on a device, each part alone and the whole as one graph.
+//! Measuring on a device: each part as a graph, timed by events.
 
-// SAFETY: every launch is that of a `Resident` and its passes, whose buffers outlive it.
-#![allow(unsafe_code)]
-
-use super::input::{LayerInput, PARTS};
-use super::{Measurement, Part, Pass, Shape, Stage, Times};
+use super::{Cost, Measurement, Part, Times};
 use crate::device::Device;
-use crate::dtype::Element;
 use crate::error::{Error, Result};
 use crate::gpu::Queue;
-use crate::gpu::buffer::Buffer;
-use crate::gpu::driver::{Driver, Event, Facts, Graph};
-use crate::gpu::moe::{Resident, ResidentBackward, ResidentForward, State, StatePart};
-use crate::moe::Upstream;
+use crate::gpu::driver::{Driver, Event, Graph};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A layer of some shape with random input on a device, as often as its second-level cache needs to be full of another one each time.
-pub struct DeviceLayer<T: Element> {
-    input: LayerInput<T>,
-    copies: Vec<Copy<T>>,
+/// What runs kernels on that device.
+pub fn driver_of(device: &Device) -> Result<&Arc<dyn Driver>> {
+    device.driver().ok_or_else(|| Error::config("the device", "a GPU or its emulation", device))
+}
+
+/// Something whose parts can be launched one at a time, with memory of its own.
+pub trait Launches {
+    /// Its own stream.
+    fn queue(&self) -> Queue<'_>;
+    /// Launches one part on what the parts before it left.
+    fn launch(&self, queue: &Queue<'_>, part: Part) -> Result<()>;
+    /// What has to be launched anew before each run of a part, which takes away what it reads.
+    fn needed_anew(&self, _: Part) -> Option<Part> {
+        None
+    }
+}
+
+/// As many copies of one thing as its device's second-level cache needs to be full of another one each time.
+pub struct Copies<L> {
     driver: Arc<dyn Driver>,
-    pairs: usize,
+    copies: Vec<L>,
 }
 
-struct Copy<T: Element> {
-    forward: ResidentForward<T>,
-    backward: ResidentBackward<T, T>,
-    state: State<Buffer<u8>>,
-    resident: Resident<T>,
-}
-
-impl<T: Element> DeviceLayer<T> {
-    /// The layer of `shape` on B = `samples` samples.
-    ///
-    /// # Errors
-    /// When that is too large, or the device is the CPU.
-    pub fn new(shape: &Shape, samples: usize, device: &Device) -> Result<Self> {
-        let driver = device.driver().ok_or_else(|| Error::config("the device", "a GPU or its emulation", device))?.clone();
-        let input = LayerInput::new(shape, samples)?;
-        let copies = (0..copies(driver.facts(), size_of_val(&*input.x))).map(|_| Copy::new(&input, &driver));
-        let mut layer = Self { copies: copies.collect::<Result<Vec<_>>>()?, input, driver, pairs: 0 };
-        let first = &layer.copies[0];
-        first.run(&first.resident.queue(), (Stage::Gate, Pass::Forward))?;
-        first.run(&first.resident.queue(), (Stage::Route, Pass::Forward))?;
-        let mut offsets = vec![0u32; layer.input.config.experts.count + 2];
-        first.state[StatePart::ExpertOffsets].read(bytemuck::cast_slice_mut(&mut offsets))?;
-        layer.pairs = offsets[layer.input.config.experts.count] as usize;
-        Ok(layer)
+impl<L: Launches> Copies<L> {
+    /// Of what reads so many bytes: enough for their inputs to be twice the cache.
+    pub fn new(driver: &Arc<dyn Driver>, bytes: usize, new: impl Fn() -> Result<L>) -> Result<Self> {
+        let count = (2 * driver.facts().cache_bytes as usize).div_ceil(bytes.max(1)).clamp(1, 16);
+        Ok(Self { driver: driver.clone(), copies: (0..count).map(|_| new()).collect::<Result<_>>()? })
     }
 
-    /// P.
-    pub fn pairs(&self) -> usize {
-        self.pairs
+    /// Any of them.
+    pub fn first(&self) -> &L {
+        &self.copies[0]
     }
 
-    /// Counts every part's launches, and times it by the device's own clock until `budget` is used up, at least five times; an emulated
+    /// Counts the part's launches, and times it by the device's own clock until `budget` is used up, at least five times; an emulated
     /// device only counts.
-    ///
-    /// # Errors
-    /// Those of the device.
-    pub fn measure(&self, budget: Duration) -> Result<Vec<Measurement>> {
-        PARTS.into_iter().map(|part| self.measure_part(part, budget)).collect()
-    }
-
-    fn measure_part(&self, part: Part, budget: Duration) -> Result<Measurement> {
-        let graphs = self.copies.iter().map(|copy| copy.capture(part)).collect::<Result<Vec<_>>>();
+    pub fn measure(&self, part: Part, cost: Cost, budget: Duration) -> Result<Measurement> {
+        let graphs = self.copies.iter().map(|copy| capture(copy, part)).collect::<Result<Vec<_>>>();
         let graphs = Graphs { driver: &self.driver, graphs: graphs? };
         let launches = self.driver.graph_kernels(&graphs.graphs[0]).len();
         let timed = self.driver.facts().driver > 0;
         let times = if timed { Some(self.time(part, &graphs.graphs, budget)?) } else { None };
-        Ok(Measurement { part, times, launches: Some(launches), cost: self.input.cost(part, self.pairs) })
+        Ok(Measurement { part, times, launches: Some(launches), cost })
     }
 
     fn time(&self, part: Part, graphs: &[Graph], budget: Duration) -> Result<Times> {
@@ -87,15 +68,12 @@ impl<T: Element> DeviceLayer<T> {
     /// ahead, so that no event waits for a launch.
     fn round(&self, part: Part, graphs: &[Graph]) -> Result<Vec<Duration>> {
         let mut moments = Moments { driver: &self.driver, events: vec![] };
-        let queue = self.copies[0].resident.queue();
+        let queue = self.first().queue();
         if let Some(graph) = graphs.last() {
             self.driver.replay(queue.stream, graph)?;
         }
         for (copy, graph) in self.copies.iter().zip(graphs) {
-            // Routing takes away what it reads.
-            if part == (Stage::Route, Pass::Forward) {
-                copy.run(&queue, (Stage::Gate, Pass::Forward))?;
-            }
+            copy.needed_anew(part).map_or(Ok(()), |before| copy.launch(&queue, before))?;
             let (from, to) = moments.next()?;
             self.driver.record(queue.stream, from)?;
             self.driver.replay(queue.stream, graph)?;
@@ -106,46 +84,12 @@ impl<T: Element> DeviceLayer<T> {
     }
 }
 
-/// As many as it takes for their inputs to be twice the cache.
-fn copies(facts: &Facts, bytes: usize) -> usize {
-    (2 * facts.cache_bytes as usize).div_ceil(bytes.max(1)).clamp(1, 16)
-}
-
-impl<T: Element> Copy<T> {
-    fn new(input: &LayerInput<T>, driver: &Arc<dyn Driver>) -> Result<Self> {
-        let resident = Resident::new(driver, &input.config, &input.parameters.as_slices(), &input.moe_input())?;
-        let state = resident.new_state(true)?;
-        let forward = resident.forward(&state)?;
-        let backward = resident.backward::<T>(&state, &Upstream::new(&input.dy), None)?;
-        Ok(Self { forward, backward, state, resident })
-    }
-
-    fn run(&self, queue: &Queue<'_>, (stage, pass): Part) -> Result<()> {
-        let (forward, backward) = (&self.forward.launches, &self.backward.launches);
-        // SAFETY: as above; a part runs behind those that it needs.
-        unsafe {
-            match (pass, stage) {
-                (Pass::Forward, Stage::Gate) => forward.gate(queue),
-                (Pass::Forward, Stage::Route) => forward.route(queue),
-                (Pass::Forward, Stage::Experts) => forward.experts(queue),
-                (Pass::Forward, Stage::Combine) => forward.combine(queue),
-                (Pass::Forward, _) => forward.launch(queue),
-                (Pass::Backward, Stage::Gate) => backward.gate(queue),
-                (Pass::Backward, Stage::Route) => backward.route(queue),
-                (Pass::Backward, Stage::Experts) => backward.experts(queue),
-                (Pass::Backward, Stage::Combine) => backward.combine(queue),
-                (Pass::Backward, _) => backward.launch(queue),
-            }
-        }
-    }
-
-    fn capture(&self, part: Part) -> Result<Graph> {
-        let queue = self.resident.queue();
-        queue.driver.begin_capture(queue.stream)?;
-        let launched = self.run(&queue, part);
-        let graph = queue.driver.end_capture(queue.stream);
-        launched.and(graph)
-    }
+fn capture(of: &impl Launches, part: Part) -> Result<Graph> {
+    let queue = of.queue();
+    queue.driver.begin_capture(queue.stream)?;
+    let launched = of.launch(&queue, part);
+    let graph = queue.driver.end_capture(queue.stream);
+    launched.and(graph)
 }
 
 /// Graphs that are given back.

@@ -5,13 +5,17 @@
 //! every row needed; backward gives dx and all parameter gradients.
 
 mod device;
+mod device_layer;
+mod device_loss;
 mod input;
 mod layer;
 mod loss;
+mod loss_input;
 mod machine;
 mod timing;
 
-pub use device::DeviceLayer;
+pub use device_layer::DeviceLayer;
+pub use device_loss::DeviceLoss;
 pub use layer::LayerWork;
 pub use loss::LossWork;
 pub use machine::{Ceilings, cpu_name, instruction_sets};

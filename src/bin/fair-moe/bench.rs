@@ -1,7 +1,9 @@
 //! `fair-moe bench`: how long each stage takes, the layer and the loss, and how far that is from what this machine can do.
 
 use crate::output::{failed, say};
-use fair_moe::bench::{Ceilings, DeviceLayer, LayerWork, LossWork, Measurement, Shape, cpu_name, instruction_sets, measure};
+use fair_moe::bench::{
+    Ceilings, DeviceLayer, DeviceLoss, LayerWork, LossWork, Measurement, Shape, cpu_name, instruction_sets, measure,
+};
 use fair_moe::files::write_atomically;
 use fair_moe::gpu::driver::Facts;
 use fair_moe::{DType, Device, Element, Error, Result};
@@ -124,7 +126,10 @@ fn measured<T: Element>(shape: &Shape, samples: usize, device: &Device) -> Resul
     let budget = Duration::from_secs(1);
     if device.driver().is_some() {
         let layer = DeviceLayer::<T>::new(shape, samples, device)?;
-        return Ok((layer.pairs(), layer.measure(budget)?));
+        let (pairs, mut found) = (layer.pairs(), layer.measure(budget)?);
+        drop(layer);
+        found.extend(DeviceLoss::new(shape, samples, device)?.measure(budget)?);
+        return Ok((pairs, found));
     }
     let mut layer = LayerWork::<T>::new(shape, samples)?;
     let mut loss = LossWork::<T::Wide>::new(shape, samples)?;

@@ -36,17 +36,28 @@ pub unsafe fn backward(
     gradients: &DeviceGradients,
 ) -> Result<()> {
     problem.check()?;
-    let flows = config.group_gradient;
-    if flows {
+    if config.group_gradient {
         expect_shape("the gradients on separate groups", &[problem.separate().len()], gradients.groups.len())?;
     }
-    let (groups, ids) = (problem.groups(), problem.ids());
-    let of_distance = config.lambda_distance != 0.0;
+    // SAFETY: the caller's promise.
+    unsafe {
+        backward_moments(queue, config, problem, memory, upstream, gradients)?;
+        backward_contrast(queue, config, problem, memory, upstream, gradients)
+    }
+}
+
+/// The gradients on the gates' weights: the first part of [`backward`].
+pub(crate) unsafe fn backward_moments(
+    queue: &Queue<'_>,
+    config: &FolConfig,
+    problem: &Problem,
+    memory: &Memory,
+    upstream: f64,
+    gradients: &DeviceGradients,
+) -> Result<()> {
+    let (groups, ids, flows) = (problem.groups(), problem.ids(), config.group_gradient);
     let of_groups = config.lambda_dispersion != 0.0;
     let of_whole = of_groups || config.lambda_batch_variance != 0.0;
-    let only = |wanted: bool, at: Pointer| if wanted { at } else { 0 };
-
-    let mut rows = vec![];
     let whole = MomentsBackwardJob { of_whole: i32::from(of_whole), ..Default::default() };
     let whole = match problem.groups {
         DeviceGroups::Ids { .. } => {
@@ -54,10 +65,31 @@ pub unsafe fn backward(
         }
         DeviceGroups::Separate(_) => whole,
     };
+    let mut jobs = vec![];
     // Separate groups stand before the batch, with ids they are found from the first on.
     let from = if ids == 0 { groups } else { 0 };
-    push_gates(&mut rows, &problem.batch, memory, from, gradients, whole)?;
-    let mut pairs = vec![ContrastBackwardJob {
+    push_gates(&mut jobs, &problem.batch, memory, from, gradients, whole)?;
+    for (g, (batch, gradients)) in problem.separate().iter().zip(&gradients.groups).enumerate().filter(|_| flows) {
+        let own = MomentsBackwardJob { groups: 1, of_groups: i32::from(of_groups), ..Default::default() };
+        push_gates(&mut jobs, batch, memory, g, gradients, own)?;
+    }
+    // SAFETY: the caller's promise.
+    unsafe { moments::backward(queue, &jobs, upstream) }
+}
+
+/// The gradients on similarities and scales: the other part of [`backward`].
+pub(crate) unsafe fn backward_contrast(
+    queue: &Queue<'_>,
+    config: &FolConfig,
+    problem: &Problem,
+    memory: &Memory,
+    upstream: f64,
+    gradients: &DeviceGradients,
+) -> Result<()> {
+    let (ids, flows) = (problem.ids(), config.group_gradient);
+    let of_distance = config.lambda_distance != 0.0;
+    let only = |wanted: bool, at: Pointer| if wanted { at } else { 0 };
+    let mut jobs = vec![ContrastBackwardJob {
         group: ids,
         sums: only(config.lambda_clip != 0.0, memory.sums),
         dcorrelation: only(of_distance, memory.dcorrelation),
@@ -65,17 +97,12 @@ pub unsafe fn backward(
         ..pair(&problem.batch, gradients)
     }];
     let mut before = 0;
-    for (g, (batch, gradients)) in problem.separate().iter().zip(&gradients.groups).enumerate().filter(|_| flows) {
-        let own = MomentsBackwardJob { groups: 1, of_groups: i32::from(of_groups), ..Default::default() };
-        push_gates(&mut rows, batch, memory, g, gradients, own)?;
-        pairs.push(ContrastBackwardJob { dcorrelation: only(of_distance, memory.down + before), ..pair(batch, gradients) });
+    for (batch, gradients) in problem.separate().iter().zip(&gradients.groups).filter(|_| flows) {
+        jobs.push(ContrastBackwardJob { dcorrelation: only(of_distance, memory.down + before), ..pair(batch, gradients) });
         before += 8 * batch.samples as u64;
     }
     // SAFETY: the caller's promise.
-    unsafe {
-        moments::backward(queue, &rows, upstream)?;
-        contrast::backward(queue, config.correlation, config.lambda_clip, &pairs, upstream, memory.parts, memory.counter)
-    }
+    unsafe { contrast::backward(queue, config.correlation, config.lambda_clip, &jobs, upstream, memory.parts, memory.counter) }
 }
 
 /// One job for each gate of a batch, with its moments from group `g` on.

@@ -17,6 +17,16 @@ use crate::gpu::{Queue, contrast, moments, transport};
 /// `memory` is that of this problem in a block of its own, as long as it says.
 pub unsafe fn forward(queue: &Queue<'_>, config: &FolConfig, problem: &Problem, memory: &Memory) -> Result<()> {
     problem.check()?;
+    // SAFETY: the caller's promise.
+    unsafe {
+        forward_moments(queue, config, problem, memory)?;
+        forward_contrast(queue, config, problem, memory)?;
+        forward_transport(queue, config, problem, memory)
+    }
+}
+
+/// Moments and dispersion of every gate: the first part of [`forward`].
+pub(crate) unsafe fn forward_moments(queue: &Queue<'_>, config: &FolConfig, problem: &Problem, memory: &Memory) -> Result<()> {
     let gates: Vec<MomentsGate> = (problem.batch.gates.iter().zip(&memory.gates))
         .map(|(gate, at)| MomentsGate {
             count: at.count,
@@ -34,12 +44,20 @@ pub unsafe fn forward(queue: &Queue<'_>, config: &FolConfig, problem: &Problem, 
         mean_first: config.dispersion == Dispersion::MeanFirst,
     };
     // SAFETY: the caller's promise; every part of `memory` has the size that its stage asks for.
-    unsafe {
-        moments::forward(queue, &moments_jobs(problem, &memory.gates), &dispersion, memory.parts, memory.counter)?;
-        let jobs = contrast_jobs(problem, memory);
-        contrast::forward(queue, config.correlation, config.lambda_clip, &jobs, memory.terms, memory.parts, memory.counter)?;
-        transport::forward(queue, &of_transport(config, problem, memory), &transport_jobs(problem, memory))
-    }
+    unsafe { moments::forward(queue, &moments_jobs(problem, &memory.gates), &dispersion, memory.parts, memory.counter) }
+}
+
+/// The cross entropy and all correlations: the second part of [`forward`].
+pub(crate) unsafe fn forward_contrast(queue: &Queue<'_>, config: &FolConfig, problem: &Problem, memory: &Memory) -> Result<()> {
+    let (Memory { terms, parts, counter, .. }, jobs) = (memory, contrast_jobs(problem, memory));
+    // SAFETY: as above.
+    unsafe { contrast::forward(queue, config.correlation, config.lambda_clip, &jobs, *terms, *parts, *counter) }
+}
+
+/// The distances between the correlations, and the sum of all terms: the last part of [`forward`].
+pub(crate) unsafe fn forward_transport(queue: &Queue<'_>, config: &FolConfig, problem: &Problem, memory: &Memory) -> Result<()> {
+    // SAFETY: as above.
+    unsafe { transport::forward(queue, &of_transport(config, problem, memory), &transport_jobs(problem, memory)) }
 }
 
 /// f64 of workspace that the moments need.

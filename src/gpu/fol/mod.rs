@@ -13,7 +13,9 @@ mod memory;
 mod slices;
 
 pub use backward::{DeviceGradients, backward};
+pub(crate) use backward::{backward_contrast, backward_moments};
 pub use forward::forward;
+pub(crate) use forward::{forward_contrast, forward_moments, forward_transport};
 pub use memory::{GateMemory, Memory};
 pub(crate) use slices::{host_backward, host_forward};
 
