@@ -78,6 +78,37 @@ fn e_count(config: &MoeConfig) -> usize {
     config.experts.count
 }
 
+/// Two experts that differ by less than f32 can tell: then the reference chooses otherwise, and routing is right by its own gate alone.
+#[test]
+fn routing_follows_the_kernels_own_gate_where_there_is_doubt() {
+    let mut config = MoeConfig::token_paper(12);
+    (config.experts.count, config.top_k, config.capacity) = (2, 1, Capacity::Fixed(3));
+    let mut layer = Layer::random(config, 7, 3, Layout::TokensFirst, 4);
+    let weights = &mut layer.parameters[Param::GateFc2Weight];
+    let half = weights.len() / 2;
+    weights.copy_within(..half, half);
+    let biases = &mut layer.parameters[Param::GateFc2Bias];
+    biases[1] = biases[0] + 1e-12;
+    let want = layer.reference().unwrap().routing;
+    assert!(want.chosen.iter().all(|&e| e == 1));
+    for device in [Device::cpu(), device(0), device(1), device(2)] {
+        let got = layer.run_on::<f32, f32>(&device).unwrap().routing;
+        assert!(got.chosen.iter().all(|&e| e == 0), "on {device}");
+        let own = layer.decisions_by(&got).unwrap();
+        assert_eq!((&got.chosen, &got.row_pairs, &got.pair_row), (&own.chosen, &own.row_pairs, &own.pair_row), "on {device}");
+        assert_eq!((&got.expert_offsets, &got.weights), (&own.expert_offsets, &own.weights), "on {device}");
+    }
+}
+
+#[test]
+fn decisions_hold_by_the_reference_and_by_their_own_gate() {
+    let cpu = Device::cpu();
+    let all = [check::check_layer::<bf16>(&device(4)), check::check_layer::<f64>(&cpu), check::check_layer::<f32>(&cpu)];
+    for finding in all.into_iter().flat_map(Result::unwrap) {
+        assert!(finding.holds(), "{finding:?}");
+    }
+}
+
 #[test]
 fn presets_launch_five_and_eight_kernels() {
     for config in [

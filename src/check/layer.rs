@@ -108,6 +108,14 @@ impl Layer {
         Ok(Results { y: forward.y, routing: forward.routing, dx: back.dx, gradients: back.gradients })
     }
 
+    /// What plain loops in f64 decide by the logits and probabilities that a gate gave, whatever these were rounded to.
+    ///
+    /// # Errors
+    /// When a shape disagrees.
+    pub fn decisions_by(&self, gate: &Routing<f64>) -> Result<Routing<f64>> {
+        reference::routing_of(&self.config, &self.input(&self.x), &gate.logits, &gate.probabilities)
+    }
+
     /// By the layer on the CPU, in T, with parameter gradients in G.
     ///
     /// # Errors

@@ -42,8 +42,20 @@ impl Finding {
     }
 }
 
+/// Decisions as the reference takes them.
+const DECISIONS: [&str; 5] = ["chosen", "rows of pairs", "pairs of rows", "expert offsets", "weights"];
+/// The same as they follow from the gate's own results.
+const OWN_DECISIONS: [&str; 5] = [
+    "chosen by its own logits",
+    "rows of pairs by its own gate",
+    "pairs of rows by its own gate",
+    "expert offsets by its own gate",
+    "weights by its own gate",
+];
+
 /// Checks every case of [`every_axis`] in `T` on that device, parameter gradients too. Routing must be the same exactly: no two of the
-/// cases' weights that capacity chooses between are within 1e-5 of each other. Bounds: 1e-10 in f64, 2e-5 in f32 and for all that the
+/// cases' weights that capacity chooses between are within 1e-5 of each other. And it must be exactly what follows from the logits and
+/// probabilities that were computed, so that a miss tells whether the gate or routing is wrong. Bounds: 1e-10 in f64, 2e-5 in f32 and for all that the
 /// gate decides, 1.5e-3 in f16, 7e-3 in bf16. A gradient that is nearly zero is measured against a thousandth of the largest.
 ///
 /// # Errors
@@ -62,13 +74,15 @@ pub fn check_layer<T: Element>(device: &Device) -> Result<Vec<Finding>> {
             let Difference { error, at } = difference;
             findings.push(Finding { stage, pass, case, what, error, bound, at });
         };
-        let (g, w) = (&got.routing, &want.routing);
-        find("gate", "forward", "probabilities", relative_l2(&g.probabilities, &w.probabilities), wide_bound);
-        find("gate", "forward", "chosen", decided(&g.chosen, &w.chosen), 0.0);
-        find("route", "forward", "rows of pairs", decided(&g.pair_row, &w.pair_row), 0.0);
-        find("route", "forward", "pairs of rows", decided(&g.row_pairs, &w.row_pairs), 0.0);
-        find("route", "forward", "expert offsets", decided(&g.expert_offsets, &w.expert_offsets), 0.0);
-        find("route", "forward", "weights", relative_l2(&g.weights, &w.weights), wide_bound);
+        let (g, own) = (&got.routing, layer.decisions_by(&got.routing)?);
+        find("gate", "forward", "probabilities", relative_l2(&g.probabilities, &want.routing.probabilities), wide_bound);
+        for (w, [chosen, pair_row, row_pairs, expert_offsets, weights]) in [(&want.routing, DECISIONS), (&own, OWN_DECISIONS)] {
+            find("gate", "forward", chosen, decided(&g.chosen, &w.chosen), 0.0);
+            find("route", "forward", pair_row, decided(&g.pair_row, &w.pair_row), 0.0);
+            find("route", "forward", row_pairs, decided(&g.row_pairs, &w.row_pairs), 0.0);
+            find("route", "forward", expert_offsets, decided(&g.expert_offsets, &w.expert_offsets), 0.0);
+            find("route", "forward", weights, relative_l2(&g.weights, &w.weights), wide_bound);
+        }
         find("layer", "forward", "y", relative_l2(&got.y, &want.y), bound);
         find("layer", "backward", "dx", relative_l2(&got.dx, &want.dx), bound);
         let floor = Param::ALL.map(|p| norm(&want.gradients[p])).into_iter().fold(0.0, f64::max) / 1000.0;

@@ -23,13 +23,19 @@ pub fn forward(config: &MoeConfig, parameters: &Parameters<&[f64]>, input: &MoeI
         let powers: Vec<f64> = logits.iter().map(|z| (z - highest).exp()).collect();
         let total: f64 = powers.iter().sum();
         routing.probabilities.extend(powers.iter().map(|p| p / total));
-        let mut order: Vec<usize> = (0..experts).collect();
-        // Stable: of equal logits the lowest expert is first. NaN comes behind every number.
-        order.sort_by(|&a, &b| higher_first(logits[a], logits[b]));
-        routing.chosen.extend(order[..config.top_k].iter().map(|&e| e as u32));
+        routing.chosen.extend(choose(config, &logits));
         routing.logits.extend(logits);
     }
     routing
+}
+
+/// The K experts whose logits are the highest.
+pub fn choose(config: &MoeConfig, logits: &[f64]) -> Vec<u32> {
+    let mut order: Vec<u32> = (0..config.experts.count as u32).collect();
+    // Stable: of equal logits the lowest expert is first. NaN comes behind every number.
+    order.sort_by(|&a, &b| higher_first(logits[a as usize], logits[b as usize]));
+    order.truncate(config.top_k);
+    order
 }
 
 /// W·x + b, W `[out, in]`.

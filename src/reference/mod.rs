@@ -11,7 +11,7 @@ mod route;
 pub mod transport;
 
 use crate::config::MoeConfig;
-use crate::error::Result;
+use crate::error::{Result, expect_shape};
 use crate::moe::{MoeInput, Routing, Upstream};
 use crate::parameters::Parameters;
 
@@ -46,6 +46,23 @@ pub fn moe_forward(config: &MoeConfig, parameters: &Parameters<&[f64]>, input: &
     let outputs = experts::forward(config, parameters, input, &routing);
     let y = combine::forward(config, parameters, input, &routing, &outputs);
     Ok(MoeForward { y, routing })
+}
+
+/// What has to be decided where a gate gave these logits and probabilities, `[N, E]` each.
+///
+/// # Errors
+/// When a buffer's shape disagrees with the layer or the input.
+pub fn routing_of(config: &MoeConfig, input: &MoeInput<'_, f64>, logits: &[f64], probabilities: &[f64]) -> Result<Routing<f64>> {
+    config.check()?;
+    input.check(config)?;
+    let sizes = [input.rows(), config.experts.count];
+    expect_shape("the logits", &sizes, logits.len())?;
+    expect_shape("the probabilities", &sizes, probabilities.len())?;
+    let chosen = logits.chunks_exact(config.experts.count).flat_map(|logits| gate::choose(config, logits)).collect();
+    let (logits, probabilities) = (logits.to_vec(), probabilities.to_vec());
+    let mut routing = Routing { logits, probabilities, chosen, ..Routing::default() };
+    route::forward(config, input, &mut routing)?;
+    Ok(routing)
 }
 
 /// The gradients of x and of every parameter, from a forward pass of its own.
