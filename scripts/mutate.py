@@ -81,6 +81,7 @@ def try_one(m, objects, binaries, scratch):
         name = re.sub(r"[/.]", "_", str(unit.relative_to(kernels)))
         target = scratch / f"{name}.o"
         command = ["c++", "-std=c++17", "-O2", "-fPIC", "-fno-gnu-unique", "-ftrivial-auto-var-init=pattern", "-w", "-Wno-psabi"]
+        command += ["-fsanitize=alignment", "-fsanitize-undefined-trap-on-error"]
         made = subprocess.run([*command, "-x", "c++", "-I", kernels, "-c", unit, "-o", target], capture_output=True, text=True)
         if made.returncode:
             raise SystemExit(f"{m['stem']}: {m['what']}: does not compile: {made.stderr}")

@@ -45,6 +45,7 @@ const PROGRAMS: &[Program] = &[
     one_block("ldmatrix_after_write"),
     one_block("cp_async_groups"),
     one_block("cp_async_alignment"),
+    one_block("vector_alignment"),
     one_block("cp_async_tail"),
     one_block("half_barrier"),
     one_block("early_return"),

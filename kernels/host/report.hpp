@@ -93,6 +93,7 @@ inline void on_fault(int number, siginfo_t* info, void* state) {
   Site at = kNowhere;
   (void)state;
 #endif
+  if (number == SIGILL) fail(at, "an access that is not aligned to its own size");   // the build has the compiler check, and trap
   fail(at, "memory fault at %p, %s", info->si_addr, around(static_cast<uint8_t*>(info->si_addr)).c_str());
 }
 
@@ -105,6 +106,7 @@ inline void catch_faults() {
     action.sa_flags = SA_SIGINFO | SA_NODEFER;         // a fiber that faults never returns from here
     sigaction(SIGSEGV, &action, nullptr);
     sigaction(SIGBUS, &action, nullptr);
+    sigaction(SIGILL, &action, nullptr);
   });
 }
 

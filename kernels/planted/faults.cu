@@ -65,6 +65,12 @@ template <bool Right> PTX void cp_async_alignment(const Planted& p) {
   cp_async_wait<0>();
   p.out[t] = reinterpret_cast<int*>(smem)[t * 4] / 4;
 }
+// A vector of 16 bytes at such an address: a CPU would let it pass.
+template <bool Right> PTX void vector_alignment(const Planted& p) {
+  int t = threadIdx.x;
+  int4 v = *reinterpret_cast<const int4*>(p.source + t * 4 + (Right ? 0 : 1));
+  p.out[t] = v.w / 4;
+}
 // A row's tail copied as if it were whole.
 template <bool Right> PTX void cp_async_tail(const Planted& p) {
   DYNAMIC_SHARED(smem);
@@ -152,6 +158,8 @@ KERNEL(right_cp_async_groups, Planted, 128, 1, faults::cp_async_groups<true>(p))
 KERNEL(fault_cp_async_groups, Planted, 128, 1, faults::cp_async_groups<false>(p))
 KERNEL(right_cp_async_alignment, Planted, 128, 1, faults::cp_async_alignment<true>(p))
 KERNEL(fault_cp_async_alignment, Planted, 128, 1, faults::cp_async_alignment<false>(p))
+KERNEL(right_vector_alignment, Planted, 128, 1, faults::vector_alignment<true>(p))
+KERNEL(fault_vector_alignment, Planted, 128, 1, faults::vector_alignment<false>(p))
 KERNEL(right_cp_async_tail, Planted, 128, 1, faults::cp_async_tail<true>(p))
 KERNEL(fault_cp_async_tail, Planted, 128, 1, faults::cp_async_tail<false>(p))
 KERNEL(right_half_barrier, Planted, 128, 1, faults::half_barrier<true>(p))
