@@ -6,7 +6,7 @@ namespace facts_hopper {
 constexpr int kTile = 64 * 128;                  // bytes of 64 rows of 64 elements
 
 PTX void wait(uint32_t bar, uint32_t parity) {
-  for (int tries = 0; tries < 10000; tries++)
+  for (int tries = 0; tries < 200; tries++)
     if (mbarrier_try_wait(bar, parity)) return;
 }
 

@@ -13,7 +13,6 @@ constexpr int kThreads = 256;
 constexpr int kStages = 3;
 constexpr int kOperandBytes = kTile * 128, kStageBytes = 2 * kOperandBytes;
 template <class T> constexpr int kStep = 128 / sizeof(T);      // elements of K in a step
-template <class T> constexpr int Chunk = 16 / sizeof(T);      // elements of 16 bytes
 
 PTX int ceil_div(int a, int b) { return a / b + (a % b != 0); }
 

@@ -69,11 +69,14 @@ impl<L: Launches> Copies<L> {
     fn round(&self, part: Part, graphs: &[Graph]) -> Result<Vec<Duration>> {
         let mut moments = Moments { driver: &self.driver, events: vec![] };
         let queue = self.first().queue();
-        if let Some(graph) = graphs.last() {
+        // Before each replay: routing twice what was routed already would list far more pairs than there is room for.
+        let anew = |copy: &L| copy.needed_anew(part).map_or(Ok(()), |before| copy.launch(&queue, before));
+        if let (Some(copy), Some(graph)) = (self.copies.last(), graphs.last()) {
+            anew(copy)?;
             self.driver.replay(queue.stream, graph)?;
         }
         for (copy, graph) in self.copies.iter().zip(graphs) {
-            copy.needed_anew(part).map_or(Ok(()), |before| copy.launch(&queue, before))?;
+            anew(copy)?;
             let (from, to) = moments.next()?;
             self.driver.record(queue.stream, from)?;
             self.driver.replay(queue.stream, graph)?;

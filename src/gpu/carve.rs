@@ -1,6 +1,7 @@
 //! One block of the caller's memory as several buffers.
 
 use super::driver::Pointer;
+use super::moe::Workspace;
 use crate::error::{Error, Result, product};
 
 /// What every buffer in a block begins at a multiple of, as seen from the block's beginning.
@@ -35,7 +36,13 @@ impl Carve {
     }
 }
 
-/// Refuses a block that is smaller than what has to be in it.
-pub fn expect_room(what: &'static str, needed: usize, got: usize) -> Result<()> {
-    if got >= needed { Ok(()) } else { Err(Error::config(what, format!("at least {needed} bytes"), format!("{got} bytes"))) }
+/// Refuses a block that is smaller than what has to be in it, or begins where vectors cannot be read.
+pub fn expect_room(what: &'static str, needed: usize, got: Workspace) -> Result<()> {
+    if got.bytes < needed {
+        return Err(Error::config(what, format!("at least {needed} bytes"), format!("{} bytes", got.bytes)));
+    }
+    match got.at % 16 {
+        0 => Ok(()),
+        _ => Err(Error::config(what, "at a multiple of 16", format!("at {:#x}", got.at))),
+    }
 }

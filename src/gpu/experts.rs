@@ -237,8 +237,9 @@ unsafe fn launch<A: Args>(queue: &Queue<'_>, what: &str, dtype: DType, tiles: us
         DType::F64 => return Err(Error::config("the dtype on a GPU", "f32, f16 or bf16", dtype)),
     };
     let facts = queue.driver.facts();
-    // What a block may have is nearly all that a multiprocessor has; two of ours fit from 192 KiB on.
-    let resident = facts.multiprocessors * (facts.shared_bytes / SHARED_BYTES).clamp(1, 2);
+    // What a block may have is nearly all that a multiprocessor has; two of ours fit from 192 KiB on, but for f32's registers.
+    let each = if dtype == DType::F32 { 1 } else { (facts.shared_bytes / SHARED_BYTES).clamp(1, 2) };
+    let resident = facts.multiprocessors * each;
     if tiles > MOST - resident as usize {
         return Err(Error::TooLarge { what: "a grid of tiles", sizes: vec![tiles] });
     }

@@ -44,8 +44,10 @@ impl Program {
     }
 
     /// The compiler's options for `arch`. The log then tells of registers, spills and shared memory.
-    pub fn options(arch: Arch) -> [String; 3] {
-        [format!("--gpu-architecture={arch}"), "--std=c++17".into(), "--ptxas-options=-v".into()]
+    pub fn options(arch: Arch) -> [String; 4] {
+        // Before 13.2, NVRTC takes generic lambdas for functions of the host unless everything is the device's.
+        let device = "--device-as-default-execution-space".into();
+        [format!("--gpu-architecture={arch}"), "--std=c++17".into(), device, "--ptxas-options=-v".into()]
     }
 
     /// What tells this program for `arch` from every other: all that NVRTC reads of it, and this crate's version.

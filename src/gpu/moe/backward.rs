@@ -73,14 +73,15 @@ impl Backward {
         let sizes = input.check(config)?;
         super::expect_row("dy", args.dy, args.dy_stride, config.width)?;
         super::expect_row("dx", args.dx, args.dx_stride, config.width)?;
-        super::expect_parameters("the gradient of", config, &args.gradients)?;
+        let parameters = super::present("the parameter", config, &input.parameters)?;
+        let gradients = super::present("the gradient of", config, &args.gradients)?;
         expect_parts(config, input, state, true)?;
         if ![DType::F32, input.dtype].contains(&args.gradient_dtype) {
             let expected = format!("f32 or the layer's {}", input.dtype);
             return Err(Error::config("the gradients' dtype", expected, args.gradient_dtype));
         }
         let (space, bytes) = backward_space(facts, config, input.dtype, &sizes, args.workspace.at)?;
-        expect_room("the workspace of the backward pass", bytes, args.workspace.bytes)?;
+        expect_room("the workspace of the backward pass", bytes, args.workspace)?;
 
         let pairs = super::pairs(state);
         let [rows, width, experts, top_k] = [sizes.rows, config.width, config.experts.count, config.top_k].map(|n| n as i32);
@@ -92,10 +93,10 @@ impl Backward {
         let accumulate = i32::from(args.mode == GradientMode::Accumulate);
         let has_shared = config.shared_expert.into();
         let parts = experts::parts(config.experts.width) as i32;
-        let (experts_weights, shared_weights) = weights_of(config, &input.parameters);
-        let (experts_gradients, shared_gradients) = gradients_of(&args.gradients);
-        let parameter = |p: Param| input.parameters[p];
-        let gradient = |p: Param| args.gradients[p];
+        let (experts_weights, shared_weights) = weights_of(&parameters);
+        let (experts_gradients, shared_gradients) = gradients_of(&gradients);
+        let parameter = |p: Param| parameters[p];
+        let gradient = |p: Param| gradients[p];
         let gate = gate_cut(facts, config, &sizes)?;
 
         let dinner = ExpertsDinner {

@@ -56,13 +56,14 @@ impl Forward {
         super::expect_row("y", args.y, args.y_stride, config.width)?;
         expect_parts(config, input, state, state[StatePart::Inner] != 0)?;
         let (space, bytes) = forward_space(facts, config, input.dtype, &sizes, args.workspace.at)?;
-        expect_room("the workspace of the forward pass", bytes, args.workspace.bytes)?;
+        expect_room("the workspace of the forward pass", bytes, args.workspace)?;
 
         let pairs = super::pairs(state);
         let [rows, width, experts, top_k] = [sizes.rows, config.width, config.experts.count, config.top_k].map(|n| n as i32);
         let (token_stride, sample_stride) = input.layout.strides(input.tokens, input.samples);
-        let parameter = |p: Param| input.parameters[p];
-        let (experts_weights, shared_weights) = weights_of(config, &input.parameters);
+        let parameters = super::present("the parameter", config, &input.parameters)?;
+        let parameter = |p: Param| parameters[p];
+        let (experts_weights, shared_weights) = weights_of(&parameters);
         let activation = config.experts.activation as i32;
         let gate = GateForward {
             x: input.x,

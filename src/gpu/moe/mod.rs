@@ -110,7 +110,6 @@ impl DeviceInput {
             return Err(Error::config("the number of rows needed", format!("{} without a mask", sizes.rows), self.needed_rows));
         }
         expect_row("x", self.x, self.x_stride, config.width)?;
-        expect_parameters("the parameter", config, &self.parameters)?;
         Ok(sizes)
     }
 }
@@ -135,9 +134,11 @@ fn expect_row(what: &'static str, at: Pointer, stride: usize, width: usize) -> R
     }
 }
 
-fn expect_parameters(what: &str, config: &MoeConfig, all: &Parameters<Pointer>) -> Result<()> {
-    let present = Param::ALL.into_iter().filter(|p| p.len(config) > 0);
-    present.into_iter().try_for_each(|p| expect_address(|| format!("{what} {}", p.name()), all[p]))
+/// The parameters that the layer has, and no address for those that it has not: an empty buffer has an address too.
+fn present(what: &str, config: &MoeConfig, all: &Parameters<Pointer>) -> Result<Parameters<Pointer>> {
+    let has = |p: &Param| p.len(config) > 0;
+    Param::ALL.into_iter().filter(has).try_for_each(|p| expect_address(|| format!("{what} {}", p.name()), all[p]))?;
+    Ok(Parameters::from_fn(|p| if has(&p) { all[p] } else { 0 }))
 }
 
 /// Refuses a state that lacks a part which its layer has.
@@ -159,23 +160,22 @@ fn pairs(state: &State<Pointer>) -> Pairs {
 }
 
 /// The parameters of the experts, and of the shared one.
-fn weights_of(config: &MoeConfig, parameters: &Parameters<Pointer>) -> (ExpertWeights, ExpertWeights) {
-    let present = |p: Param| if p.len(config) > 0 { parameters[p] } else { 0 };
+fn weights_of(parameters: &Parameters<Pointer>) -> (ExpertWeights, ExpertWeights) {
     let experts = ExpertWeights {
-        fc1_weight: present(Param::ExpertsFc1Weight),
-        fc1_bias: present(Param::ExpertsFc1Bias),
-        glu_weight: present(Param::ExpertsGluWeight),
-        glu_bias: present(Param::ExpertsGluBias),
-        fc2_weight: present(Param::ExpertsFc2Weight),
-        fc2_bias: present(Param::ExpertsFc2Bias),
+        fc1_weight: parameters[Param::ExpertsFc1Weight],
+        fc1_bias: parameters[Param::ExpertsFc1Bias],
+        glu_weight: parameters[Param::ExpertsGluWeight],
+        glu_bias: parameters[Param::ExpertsGluBias],
+        fc2_weight: parameters[Param::ExpertsFc2Weight],
+        fc2_bias: parameters[Param::ExpertsFc2Bias],
     };
     let shared = ExpertWeights {
-        fc1_weight: present(Param::SharedFc1Weight),
-        fc1_bias: present(Param::SharedFc1Bias),
-        glu_weight: present(Param::SharedGluWeight),
-        glu_bias: present(Param::SharedGluBias),
-        fc2_weight: present(Param::SharedFc2Weight),
-        fc2_bias: present(Param::SharedFc2Bias),
+        fc1_weight: parameters[Param::SharedFc1Weight],
+        fc1_bias: parameters[Param::SharedFc1Bias],
+        glu_weight: parameters[Param::SharedGluWeight],
+        glu_bias: parameters[Param::SharedGluBias],
+        fc2_weight: parameters[Param::SharedFc2Weight],
+        fc2_bias: parameters[Param::SharedFc2Bias],
     };
     (experts, shared)
 }
