@@ -7,6 +7,7 @@
 // The block that comes last adds up what the units found, in their order. Grid: any. Launched by src/gpu/contrast.rs.
 #include "args/contrast.cuh"
 #include "lib/grid.cuh"
+#include "lib/jobs.cuh"
 #include "lib/reduce.cuh"
 
 namespace contrast {
@@ -21,12 +22,6 @@ template <class Job> PTX void load(const Job& job, const Tiles& tiles, int i0, i
     tiles.row[k][lane] = i0 + k < b && j0 + lane < b ? job.similarity[int64_t(i0 + k) * b + j0 + lane] : 0.0f;
     tiles.column[k][lane] = j0 + k < b && i0 + lane < b ? job.similarity[int64_t(j0 + k) * b + i0 + lane] : 0.0f;
   }
-}
-
-template <class Jobs> PTX int job_of(const Jobs& p, int unit) {
-  int job = 0;
-  while (job + 1 < p.job_count && p.jobs[job + 1].first_unit <= unit) job++;
-  return job;
 }
 
 // log sum exp in two parts, so that nothing overflows, nor is the logarithm lost beside large logits.

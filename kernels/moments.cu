@@ -9,6 +9,7 @@
 // Grid: any. Shared memory: 3072 bytes for each group of the window. Launched by src/gpu/moments.rs.
 #include "args/moments.cuh"
 #include "lib/grid.cuh"
+#include "lib/jobs.cuh"
 #include "lib/reduce.cuh"
 
 namespace moments {
@@ -37,12 +38,6 @@ template <class Job> PTX Place place(const Job& job, int unit) {
 template <class Job> PTX int group_of(const Job& job, int64_t row) {
   int group = job.group ? job.group[int(row) / job.run % job.samples] : 0;
   return group < 0 ? job.groups : min(group, job.groups);
-}
-
-template <class Jobs> PTX int job_of(const Jobs& p, int unit) {
-  int job = 0;
-  while (job + 1 < p.job_count && p.jobs[job + 1].first_unit <= unit) job++;
-  return job;
 }
 
 // What each thread sums of each group of the window.

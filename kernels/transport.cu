@@ -11,6 +11,7 @@
 // of 2, and 32 for the potentials. Launched by src/gpu/transport.rs.
 #include "args/transport.cuh"
 #include "lib/grid.cuh"
+#include "lib/jobs.cuh"
 #include "lib/reduce.cuh"
 
 namespace transport {
@@ -266,9 +267,8 @@ PTX void forward(const TransportForward& p) {
   gather(x, p.x, nullptr, 0, p.samples);
   sort(x);
   for (int unit = blockIdx.x; unit < p.units; unit += gridDim.x) {
-    int job = 0;
-    while (job + 1 < p.job_count && p.jobs[job + 1].first_unit <= unit) job++;
-    group_forward(p, p.jobs[job], unit - p.jobs[job].first_unit, x, y, potentials, part);
+    const TransportJob& job = p.jobs[job_of(p, unit)];
+    group_forward(p, job, unit - job.first_unit, x, y, potentials, part);
   }
   if (last_block(p.counter)) finish(p);
 }

@@ -371,7 +371,7 @@ fn wrong_arguments_are_refused_in_one_sentence() {
     let down = |args: ExpertsDown, dtype: DType, pairs: usize| {
         unsafe { experts::down(&s.device.queue(), dtype, &args, pairs) }.unwrap_err().to_string()
     };
-    assert_eq!(down(ExpertsDown { out: 0, ..right }, DType::F32, 3), "down needs out, but got none");
+    assert_eq!(down(ExpertsDown { out: 0, ..right }, DType::F32, 3), "out must be given, but is none");
     assert!(down(ExpertsDown { width: 0, ..right }, DType::F32, 3).starts_with("the width must be from 1"));
     assert!(down(right, DType::F64, 3).starts_with("the dtype on a GPU must be f32, f16 or bf16"));
     assert!(down(right, DType::F32, usize::MAX).starts_with("the number of pairs must be at most"));

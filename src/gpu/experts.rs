@@ -6,7 +6,8 @@
 
 use super::Queue;
 use super::args::*;
-use super::driver::{Pointer, Shape};
+use super::driver::Shape;
+use super::limits::present;
 use crate::config::Activation;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -42,7 +43,7 @@ pub unsafe fn up(queue: &Queue<'_>, dtype: DType, args: &ExpertsUp, pairs: usize
         return Ok(());
     }
     let (weights, shared) = (&a.experts_weights, &a.shared_weights);
-    present("up", &[("x", a.x), ("hidden", a.hidden), ("fc1's weight", weights.fc1_weight)])?;
+    present(&[("x", a.x), ("hidden", a.hidden), ("fc1's weight", weights.fc1_weight)])?;
     let (gated, has_shared) = (weights.glu_weight != 0, shared.fc1_weight != 0);
     if has_shared && gated != (shared.glu_weight != 0) {
         return Err(Error::Refused("the experts and the shared expert must all be gated, or none of them".into()));
@@ -63,7 +64,7 @@ pub unsafe fn down(queue: &Queue<'_>, dtype: DType, args: &ExpertsDown, pairs: u
     if pairs == 0 {
         return Ok(());
     }
-    present("down", &[("hidden", a.hidden), ("out", a.out), ("fc2's weight", a.experts_weights.fc2_weight)])?;
+    present(&[("hidden", a.hidden), ("out", a.out), ("fc2's weight", a.experts_weights.fc2_weight)])?;
     let tiles = pair_tiles(pairs, a.experts, a.shared_weights.fc2_weight != 0, a.width, TILE_COLS)?;
     // SAFETY: the caller's promise.
     unsafe { launch(queue, "down", dtype, tiles, args) }
@@ -83,8 +84,8 @@ pub unsafe fn dinner(queue: &Queue<'_>, dtype: DType, args: &ExpertsDinner, pair
     }
     let inputs =
         [("dy", a.dy), ("inner", a.inner), ("fc2's weight", a.experts_weights.fc2_weight), ("pair_weight", a.pairs.pair_weight)];
-    present("dinner", &inputs)?;
-    present("dinner", &[("dinner", a.dinner), ("weighted", a.weighted), ("dweight_parts", a.dweight_parts)])?;
+    present(&inputs)?;
+    present(&[("dinner", a.dinner), ("weighted", a.weighted), ("dweight_parts", a.dweight_parts)])?;
     if (a.glu == 0) != (a.dglu == 0) {
         return Err(Error::Refused("dinner needs both glu and dglu, or neither".into()));
     }
@@ -107,12 +108,12 @@ pub unsafe fn dx(queue: &Queue<'_>, dtype: DType, args: &ExpertsDx, pairs: usize
         return Ok(());
     }
     let (weights, shared) = (&a.experts_weights, &a.shared_weights);
-    present("dx", &[("dinner", a.dinner), ("dx", a.dx), ("fc1's weight", weights.fc1_weight)])?;
+    present(&[("dinner", a.dinner), ("dx", a.dx), ("fc1's weight", weights.fc1_weight)])?;
     let has_shared = shared.fc1_weight != 0;
     if a.dglu != 0 {
-        present("dx", &[("glu's weight", weights.glu_weight)])?;
+        present(&[("glu's weight", weights.glu_weight)])?;
         if has_shared {
-            present("dx", &[("the shared expert's glu weight", shared.glu_weight)])?;
+            present(&[("the shared expert's glu weight", shared.glu_weight)])?;
         }
     }
     let tiles = pair_tiles(pairs, a.experts, has_shared, a.width, TILE_COLS)?;
@@ -129,13 +130,13 @@ pub unsafe fn dfc1(queue: &Queue<'_>, dtype: DType, args: &ExpertsDfc1, pairs: u
     check(pairs, [a.width, a.expert_width, a.experts], &a.pairs)?;
     check_stride(a.x_stride, a.width)?;
     if pairs > 0 {
-        present("dfc1", &[("dinner", a.dinner), ("x", a.x)])?;
+        present(&[("dinner", a.dinner), ("x", a.x)])?;
     }
     let gated = a.dglu != 0;
     for gradients in given(&a.experts_gradients, &a.shared_gradients, a.has_shared) {
-        present("dfc1", &[("a place for fc1's gradient", gradients.fc1_weight)])?;
+        present(&[("a place for fc1's gradient", gradients.fc1_weight)])?;
         if gated {
-            present("dfc1", &[("a place for glu's gradient", gradients.glu_weight)])?;
+            present(&[("a place for glu's gradient", gradients.glu_weight)])?;
         }
     }
     let maps = if gated { 2 } else { 1 };
@@ -154,10 +155,10 @@ pub unsafe fn dfc2(queue: &Queue<'_>, dtype: DType, args: &ExpertsDfc2, pairs: u
     check_stride(a.dy_stride, a.width)?;
     let inputs = [("dy", a.dy), ("weighted", a.weighted), ("pair_weight", a.pairs.pair_weight)];
     if pairs > 0 {
-        present("dfc2", &inputs)?;
+        present(&inputs)?;
     }
     for gradients in given(&a.experts_gradients, &a.shared_gradients, a.has_shared) {
-        present("dfc2", &[("a place for fc2's gradient", gradients.fc2_weight)])?;
+        present(&[("a place for fc2's gradient", gradients.fc2_weight)])?;
     }
     let tiles = weight_tiles(a.experts, a.has_shared, 1, a.width, a.expert_width)?;
     // SAFETY: the caller's promise.
@@ -194,8 +195,8 @@ fn check(pairs: usize, [width, expert_width, experts]: [i32; 3], list: &Pairs) -
     if pairs > MOST {
         return Err(Error::config("the number of pairs", format!("at most {MOST}"), pairs));
     }
-    present("a list of pairs", &[("expert_offsets", list.expert_offsets), ("tiles", list.tiles)])?;
-    if pairs > 0 { present("a list of pairs", &[("pair_row", list.pair_row)]) } else { Ok(()) }
+    present(&[("expert_offsets", list.expert_offsets), ("tiles", list.tiles)])?;
+    if pairs > 0 { present(&[("pair_row", list.pair_row)]) } else { Ok(()) }
 }
 
 fn check_activation(number: i32) -> Result<()> {
@@ -212,13 +213,6 @@ fn check_stride(stride: i64, width: i32) -> Result<()> {
         Ok(())
     } else {
         Err(Error::config("the stride of rows", format!("at least {width}"), stride))
-    }
-}
-
-fn present(whose: &str, pointers: &[(&str, Pointer)]) -> Result<()> {
-    match pointers.iter().find(|pointer| pointer.1 == 0) {
-        None => Ok(()),
-        Some((what, _)) => Err(Error::Refused(format!("{whose} needs {what}, but got none"))),
     }
 }
 
