@@ -5,6 +5,7 @@
 
 mod support;
 
+#[cfg(feature = "cuda")]
 use fair_moe::Error;
 use fair_moe::gpu::args::Combine;
 use fair_moe::gpu::buffer::Buffer;

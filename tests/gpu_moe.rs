@@ -8,7 +8,7 @@ use fair_moe::gpu::driver::emulated::{Emulated, Settings};
 use fair_moe::gpu::moe::*;
 use fair_moe::*;
 use half::{bf16, f16};
-use support::gpu::Gpu;
+use support::gpu::{Gpu, seeds, some_of};
 use support::layer::{Layer, check_against, every_axis};
 use support::{assert_close, relative_l2};
 
@@ -23,7 +23,7 @@ fn is_large(layer: &Layer) -> bool {
 
 #[test]
 fn every_axis_agrees_with_the_reference() {
-    for (turn, (what, layer)) in (0..).zip(every_axis()) {
+    for (turn, (what, layer)) in some_of(7, (0..).zip(every_axis())) {
         let (device, want) = (device(turn), layer.reference().unwrap());
         check_against(&format!("{what} f32 on {device}"), &layer.run_on::<f32, f32>(&device).unwrap(), &want, 2e-5, 2e-5);
         check_against(&format!("{what} bf16 on {device}"), &layer.run_on::<bf16, bf16>(&device).unwrap(), &want, 7e-3, 2e-5);
@@ -33,7 +33,8 @@ fn every_axis_agrees_with_the_reference() {
 
 #[test]
 fn gradients_of_half_precision_parameters_can_be_f32() {
-    for (turn, (what, layer)) in (3..).zip(every_axis()).filter(|(_, (_, layer))| !is_large(layer)).step_by(4) {
+    let small = (3..).zip(every_axis()).filter(|(_, (_, layer))| !is_large(layer));
+    for (turn, (what, layer)) in some_of(3, small.step_by(4)) {
         let got = layer.run_on::<bf16, f32>(&device(turn)).unwrap();
         check_against(what, &got, &layer.reference().unwrap(), 7e-3, 2e-5);
     }
@@ -166,7 +167,7 @@ fn to_f32(values: &[f64]) -> Vec<f32> {
 /// The emulation refuses to allocate, copy or wait while it captures, so a pass that can be captured does none of it.
 #[test]
 fn both_passes_are_captured_in_one_graph_and_replayed() {
-    for (turn, (what, layer)) in (0..).zip(every_axis()).filter(|(_, (_, layer))| !is_large(layer)) {
+    for (turn, (what, layer)) in some_of(9, (0..).zip(every_axis()).filter(|(_, (_, layer))| !is_large(layer))) {
         let want = layer.run_on::<f32, f32>(&device(turn)).unwrap();
         let driver = Gpu::new(turn).driver;
         let (x, dy) = (to_f32(&layer.x), to_f32(&layer.dy));
@@ -210,7 +211,7 @@ fn both_passes_are_captured_in_one_graph_and_replayed() {
 /// Backward on another device than forward, and the other way round.
 #[test]
 fn a_state_is_good_on_every_device() {
-    for (turn, (what, layer)) in (0..).zip(every_axis()).filter(|(_, (_, layer))| !is_large(layer)) {
+    for (turn, (what, layer)) in some_of(9, (0..).zip(every_axis()).filter(|(_, (_, layer))| !is_large(layer))) {
         let want = layer.reference().unwrap();
         let (cpu, gpu) = (Device::cpu(), device(turn));
         for (first, second) in [(&cpu, &gpu), (&gpu, &cpu)] {
@@ -281,9 +282,10 @@ fn bits_do_not_depend_on_the_order_of_threads() {
         let settings = Settings { multiprocessors: 3, ..Settings::new(seed, Arch(80)) };
         Device::of(format!("seed {seed}"), std::sync::Arc::new(Emulated::new(settings)))
     };
-    for (what, layer) in every_axis().into_iter().filter(|(_, layer)| !is_large(layer)).step_by(3) {
+    let small = every_axis().into_iter().filter(|(_, layer)| !is_large(layer)).step_by(3);
+    for (what, layer) in some_of(6, small) {
         let first = (layer.run_on::<f32, f32>(&same_model(0)).unwrap(), layer.run_on::<bf16, bf16>(&same_model(0)).unwrap());
-        for seed in [1, 2, 5, 9] {
+        for seed in [1, 2, 5, 9].into_iter().take(seeds() as usize) {
             let device = same_model(seed);
             let again = (layer.run_on::<f32, f32>(&device).unwrap(), layer.run_on::<bf16, bf16>(&device).unwrap());
             assert!(first == again, "{what}: bits differ with seed {seed}");
@@ -458,7 +460,7 @@ fn a_devices_name_is_read_and_told() {
 /// As `fair-moe check` has it: every finding within its bound.
 #[test]
 fn the_loss_agrees_with_f64() {
-    for turn in 0..3 {
+    for turn in 0..seeds().min(3) {
         for finding in check::check_fol(&device(turn)).unwrap() {
             assert!(finding.holds(), "{finding:?}");
         }

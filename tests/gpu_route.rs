@@ -11,7 +11,7 @@ use fair_moe::gpu::route;
 use fair_moe::*;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
-use support::gpu::Gpu;
+use support::gpu::{Gpu, some_of};
 use support::layer::Layer;
 use support::rows::*;
 use support::{assert_close, uniform};
@@ -156,7 +156,7 @@ fn capacity_and_lists_are_those_of_a_plain_sort() {
         (77, 3, 10, 3, 18),
         (512, 1, 3, 2, 100),
     ];
-    for (i, &(tokens, samples, experts, top_k, capacity)) in sizes.iter().enumerate() {
+    for (i, &(tokens, samples, experts, top_k, capacity)) in some_of(2, sizes.iter().enumerate()) {
         for variant in 0..4u64 {
             let seed = i as u64 * 4 + variant;
             let n = tokens * samples;
@@ -177,7 +177,7 @@ fn capacity_and_lists_are_those_of_a_plain_sort() {
 
 #[test]
 fn a_block_selects_among_many_tokens_as_a_warp_does_among_few() {
-    for (seed, distinct) in [(0, 5), (1, 1 << 20), (2, 1)] {
+    for (seed, distinct) in some_of(3, [(0, 5), (1, 1 << 20), (2, 1)]) {
         check(&Routes { counted: mask(1500, seed), ..routes(1500, 1, 3, 2, 400) }, distinct, seed);
         check(&Routes { layout: Layout::SamplesFirst, ..routes(700, 2, 2, 1, 123) }, distinct, seed + 3);
         check(&Routes { batch: true, tile_rows: 64, ..routes(300, 3, 2, 1, 300) }, distinct, seed + 1);
@@ -235,7 +235,7 @@ fn routes_of(layer: &Layer) -> Routes {
 
 #[test]
 fn after_the_gate_every_axis_agrees_with_the_reference() {
-    for (seed, (name, layer)) in every_axis().into_iter().enumerate() {
+    for (seed, (name, layer)) in some_of(4, every_axis().into_iter().enumerate()) {
         let gpu = Gpu::new(seed as u64 % 6);
         let gate = gate_forward::<f32>(&gpu, &layer, 0);
         let r = routes_of(&layer);
@@ -327,7 +327,7 @@ fn the_way_back_agrees_with_the_reference() {
         ("no biases", 8, 4, |c| (c.top_k, c.experts.bias) = (2, false)),
         ("many experts", 80, 70, |c| (c.top_k, c.renormalise) = (40, true)),
     ];
-    for (turn, (name, width, experts, change)) in cases.into_iter().enumerate() {
+    for (turn, (name, width, experts, change)) in some_of(3, cases.into_iter().enumerate()) {
         for (variant, gpu) in Gpu::some(turn as u64).enumerate() {
             let mut layer = transparent(width, experts, change, turn as u64);
             match (turn + variant) % 4 {
