@@ -3,6 +3,7 @@
 
 mod support;
 
+use fair_moe::check::full_size;
 use fair_moe::gpu::driver::Arch;
 use fair_moe::gpu::driver::emulated::{Emulated, Settings};
 use fair_moe::gpu::moe::*;
@@ -49,8 +50,8 @@ fn the_cases_leave_no_doubt_about_routing() {
         let gap = || scores[taken - 1] - scores[taken];
         taken >= scores.len() || gap() == 0.0 || gap() > 1e-5 * scores[taken - 1].abs()
     };
-    for (what, layer) in every_axis() {
-        let (config, routing) = (&layer.config, layer.reference().unwrap().routing);
+    for (what, layer) in every_axis().into_iter().chain([("full size", full_size())]) {
+        let (config, routing) = (&layer.config, layer.run::<f64, f64>().unwrap().routing);
         let (e, k, rows) = (config.experts.count, config.top_k, layer.tokens * layer.samples);
         assert!((0..rows).all(|row| apart(routing.logits[row * e..][..e].to_vec(), k)), "{what}: top-k");
         let Some(capacity) = config.capacity_of(layer.tokens, layer.samples).unwrap() else { continue };

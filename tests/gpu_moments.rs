@@ -109,8 +109,18 @@ impl Rows {
 
 #[test]
 fn any_shape_agrees_with_the_reference() {
-    let shapes =
-        [(0, 3, 2), (1, 1, 1), (2, 3, 1), (2, 10, 3), (40, 33, 3), (300, 10, 20), (1000, 1, 16), (1000, 3, 0), (30, 300, 2)];
+    let shapes = [
+        (0, 3, 2),
+        (1, 1, 1),
+        (2, 3, 1),
+        (2, 10, 3),
+        (40, 33, 3),
+        (300, 10, 20),
+        (1000, 1, 16),
+        (1000, 3, 0),
+        (30, 300, 2),
+        (10_000, 2, 3),
+    ];
     for (seed, (rows, columns, groups)) in shapes.into_iter().enumerate() {
         for gpu in Gpu::some(seed as u64) {
             Rows::new(seed as u64, rows, columns, groups).check(&gpu, &format!("{rows} x {columns} in {groups}, {gpu:?}"));

@@ -56,6 +56,11 @@ pub fn every_axis() -> Vec<(&'static str, Layer)> {
     cases
 }
 
+/// The published layer in an image tower of ViT-B/16, of 4 samples: what a GPU's blocks take several tiles of, each of many steps.
+pub fn full_size() -> Layer {
+    Layer::random(MoeConfig::token_authors(768), 197, 4, Layout::TokensFirst, 1)
+}
+
 fn large(change: impl Fn(&mut MoeConfig), seed: u64) -> Layer {
     let mut config = MoeConfig::token_paper(64);
     (config.experts.count, config.experts.width, config.top_k) = (4, 160, 2);

@@ -6,7 +6,7 @@ mod fol;
 mod layer;
 mod loss;
 
-pub use cases::every_axis;
+pub use cases::{every_axis, full_size};
 pub use fol::check_fol;
 pub use layer::{Layer, Results};
 pub use loss::check_loss;
@@ -53,10 +53,14 @@ const OWN_DECISIONS: [&str; 5] = [
     "weights by its own gate",
 ];
 
+/// Multiprocessors from which on a device is given [`full_size`] too: of the small cases each of its blocks has one tile at most.
+const FULL: u32 = 16;
+
 /// Checks every case of [`every_axis`] in `T` on that device, parameter gradients too. Routing must be the same exactly: no two of the
 /// cases' weights that capacity chooses between are within 1e-5 of each other. And it must be exactly what follows from the logits and
-/// probabilities that were computed, so that a miss tells whether the gate or routing is wrong. Bounds: 1e-10 in f64, 2e-5 in f32 and for all that the
-/// gate decides, 1.5e-3 in f16, 7e-3 in bf16. A gradient that is nearly zero is measured against a thousandth of the largest.
+/// probabilities that were computed, so that a miss tells whether the gate or routing is wrong. Bounds: 1e-10 in f64, 2e-5 in f32 and
+/// for all that the gate decides, 1.5e-3 in f16, 7e-3 in bf16. A gradient that is nearly zero is measured against a thousandth of the
+/// largest. Of [`full_size`] the CPU in f64 gives what is right: the reference would take minutes.
 ///
 /// # Errors
 /// Those of the layer.
@@ -68,8 +72,18 @@ pub fn check_layer<T: Element>(device: &Device) -> Result<Vec<Finding>> {
         DType::Bf16 => (7e-3, 2e-5),
     };
     let mut findings = vec![];
+    let mut cases: Vec<(&str, Layer, Results)> = vec![];
     for (case, layer) in every_axis() {
-        let (got, want) = (layer.run_on::<T, T>(device)?, layer.reference()?);
+        let want = layer.reference()?;
+        cases.push((case, layer, want));
+    }
+    if device.driver().is_some_and(|driver| driver.facts().multiprocessors >= FULL) {
+        let layer = full_size();
+        let want = layer.run::<f64, f64>()?;
+        cases.push(("full size", layer, want));
+    }
+    for (case, layer, want) in cases {
+        let got = layer.run_on::<T, T>(device)?;
         let mut find = |stage, pass, what, difference: Difference, bound| {
             let Difference { error, at } = difference;
             findings.push(Finding { stage, pass, case, what, error, bound, at });
