@@ -75,8 +75,8 @@ impl FromStr for Device {
 
 #[cfg(feature = "cuda")]
 fn cuda(number: usize) -> Result<Device> {
-    let driver = crate::gpu::driver::cuda::Cuda::new(number)?;
-    Ok(Device::of(format!("cuda:{number}"), Arc::new(driver)))
+    let driver = crate::gpu::driver::cuda::Cuda::shared(number)?;
+    Ok(Device::of(format!("cuda:{number}"), driver))
 }
 
 #[cfg(not(feature = "cuda"))]

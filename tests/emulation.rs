@@ -6,14 +6,12 @@
 mod support;
 
 use fair_moe::DType;
-use fair_moe::gpu::Queue;
 use fair_moe::gpu::args::{Planted, PlantedProduct, TensorMap};
 use fair_moe::gpu::buffer::Buffer;
 use fair_moe::gpu::driver::emulated::{Emulated, Settings};
-use fair_moe::gpu::driver::{Arch, Driver, Shape, Stream, Tiled};
+use fair_moe::gpu::driver::{Arch, Driver, Shape, Tiled};
+use fair_moe::gpu::session::Session;
 use std::sync::Arc;
-
-const STREAM: Stream = Stream(0);
 
 /// Nothing, or what was wrong.
 type Outcome = Result<(), String>;
@@ -82,17 +80,17 @@ fn runs() -> impl Iterator<Item = (u64, u32)> {
 
 fn run(driver: &Arc<dyn Driver>, name: &str, program: &Program) -> Outcome {
     let text = |why: fair_moe::Error| why.to_string();
-    let count = program.count;
+    let (count, session) = (program.count, Session::new(driver).map_err(text)?);
     let source: Vec<i32> = (0..8192).collect();
     let index: Vec<i32> = (0..count as i32).map(|i| if i % 10 == 3 { -1 } else { i }).collect();
-    let source = Buffer::from_slice(driver, STREAM, &source).map_err(text)?;
-    let index = Buffer::from_slice(driver, STREAM, &index).map_err(text)?;
-    let counters = Buffer::from_slice(driver, STREAM, &[0u32; 2]).map_err(text)?;
+    let source = session.upload(&source).map_err(text)?;
+    let index = session.upload(&index).map_err(text)?;
+    let counters = session.upload(&[0u32; 2]).map_err(text)?;
     let mut shape = Shape::blocks(program.blocks).shared(program.shared);
     shape.cooperative = program.cooperative;
     for _ in 0..program.launches {
-        let out = Buffer::<i32>::new(driver, STREAM, count).map_err(text)?;
-        let parts = Buffer::<i32>::new(driver, STREAM, program.blocks as usize).map_err(text)?;
+        let out = session.empty::<i32>(count).map_err(text)?;
+        let parts = session.empty::<i32>(program.blocks as usize).map_err(text)?;
         let args = Planted {
             source: source.pointer(),
             index: index.pointer(),
@@ -102,7 +100,7 @@ fn run(driver: &Arc<dyn Driver>, name: &str, program: &Program) -> Outcome {
             count: count as i32,
         };
         // SAFETY: what a right program reads and writes is there; what a faulty one does is what is tried.
-        unsafe { Queue { driver: driver.as_ref(), stream: STREAM }.launch(name, shape, &args) }.map_err(text)?;
+        unsafe { session.queue().launch(name, shape, &args) }.map_err(text)?;
         let got = out.to_vec().map_err(text)?;
         if let Some(at) = (0..count).find(|&i| got[i] != i as i32) {
             return Err(format!("wrong result: {} at {at}", got[at]));
@@ -144,10 +142,11 @@ impl Product {
     fn run(&self, driver: &Arc<dyn Driver>, name: &str) -> Outcome {
         let text = |why: fair_moe::Error| why.to_string();
         let Product { m, n, k, dtype, .. } = *self;
+        let session = Session::new(driver).map_err(text)?;
         let (a, b) = (numbers(m * k, 1), numbers(n * k, 2));
         let stored = |values: &[f32], rows: usize, trans: bool| {
             let at = |i: usize| if trans { values[i % rows * k + i / rows] } else { values[i] };
-            Buffer::from_slice(driver, STREAM, &bytes((0..rows * k).map(at), dtype))
+            session.upload(&bytes((0..rows * k).map(at), dtype))
         };
         let a_stored = stored(&a, m, self.trans[0]).map_err(text)?;
         let b_stored = stored(&b, n, self.trans[1]).map_err(text)?;
@@ -161,7 +160,7 @@ impl Product {
                 driver.tensor_map(&Tiled { dtype, base, dims: &dims, strides: &strides, box_dims: &[64, 64], swizzle: true })
             }
         };
-        let out = Buffer::<f32>::new(driver, STREAM, m * n).map_err(text)?;
+        let out = session.empty::<f32>(m * n).map_err(text)?;
         let args = PlantedProduct {
             a_map: map(&a_stored, m, self.trans[0]).map_err(text)?,
             b_map: map(&b_stored, n, self.trans[1]).map_err(text)?,
@@ -171,7 +170,7 @@ impl Product {
         };
         let shape = Shape::blocks(1).shared(self.shared);
         // SAFETY: as above.
-        unsafe { Queue { driver: driver.as_ref(), stream: STREAM }.launch(name, shape, &args) }.map_err(text)?;
+        unsafe { session.queue().launch(name, shape, &args) }.map_err(text)?;
         let got = out.to_vec().map_err(text)?;
         for (i, got) in got.into_iter().enumerate() {
             let (row, column) = (i / n, i % n);
@@ -280,13 +279,14 @@ fn launches_that_a_gpu_refuses_are_refused() {
 fn a_buffer_may_be_larger_than_the_machine() {
     let driver = device(0, 0, 1);
     let far = (1usize << 31) + 5;
-    let large = Buffer::<f32>::new(&driver, STREAM, far + 1).unwrap();
+    let session = Session::new(&driver).unwrap();
+    let (large, stream) = (session.empty::<f32>(far + 1).unwrap(), session.queue().stream);
     let last = large.pointer() + 4 * far as u64;
     // SAFETY: the buffer's last element.
     unsafe {
-        driver.write(STREAM, last, &1.5f32.to_le_bytes()).unwrap();
+        driver.write(stream, last, &1.5f32.to_le_bytes()).unwrap();
         let mut back = [0; 4];
-        driver.read(STREAM, last, &mut back).unwrap();
+        driver.read(stream, last, &mut back).unwrap();
         assert_eq!(f32::from_le_bytes(back), 1.5);
     }
     large.free().unwrap();

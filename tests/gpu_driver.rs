@@ -1,6 +1,6 @@
 //! A GPU and its emulation are the same to the host code: memory, streams, launches, captures and events, and what they refuse.
 #![cfg(any(feature = "cuda", feature = "emulate"))]
-// SAFETY: launches and fills of buffers that are as long as the sizes beside them say.
+// SAFETY: launches and fills of buffers that are as long as the sizes beside them say; the stream, graphs and events stand.
 #![allow(unsafe_code)]
 
 mod support;
@@ -8,9 +8,9 @@ mod support;
 #[cfg(feature = "cuda")]
 use fair_moe::Error;
 use fair_moe::gpu::args::Combine;
-use fair_moe::gpu::buffer::Buffer;
 use fair_moe::gpu::driver::{Driver, Shape, launch};
 use fair_moe::gpu::kernels::find;
+use fair_moe::gpu::session::Session;
 use std::sync::Arc;
 
 #[track_caller]
@@ -20,15 +20,16 @@ fn refused<T: std::fmt::Debug>(result: fair_moe::Result<T>, word: &str) {
 }
 
 /// Row n of the result is pair 2 - n, of three rows of 5.
-fn behaves(driver: Arc<dyn Driver>) {
+fn behaves(driver: Arc<dyn Driver>, no_room: &str) {
     let facts = driver.facts();
     assert!(facts.multiprocessors > 0 && facts.shared_bytes >= 99 << 10, "{facts:?}");
-    let stream = driver.new_stream().unwrap();
+    let session = Session::new(&driver).unwrap();
+    let stream = session.queue().stream;
     let values: Vec<f32> = (0..15).map(|i| i as f32).collect();
     let reversed: Vec<f32> = [2, 1, 0].iter().flat_map(|row| values[row * 5..row * 5 + 5].to_vec()).collect();
-    let pairs = Buffer::from_slice(&driver, stream, &values).unwrap();
-    let row_pairs = Buffer::from_slice(&driver, stream, &[2i32, 1, 0]).unwrap();
-    let out = Buffer::<f32>::new(&driver, stream, 15).unwrap();
+    let pairs = session.upload(&values).unwrap();
+    let row_pairs = session.upload(&[2i32, 1, 0]).unwrap();
+    let out = session.empty::<f32>(15).unwrap();
     assert_eq!(pairs.to_vec().unwrap(), values);
     let clear = || {
         // SAFETY: 15 floats are there.
@@ -59,39 +60,47 @@ fn behaves(driver: Arc<dyn Driver>) {
 
     clear();
     let (from, to) = (driver.new_event().unwrap(), driver.new_event().unwrap());
-    driver.begin_capture(stream).unwrap();
+    let begin = || unsafe { driver.begin_capture(stream) };
+    let end = || unsafe { driver.end_capture(stream) };
+    begin().unwrap();
     refused(driver.allocate(64), "captured");
-    refused(driver.synchronise(stream), "captured");
+    refused(unsafe { driver.synchronise(stream) }, "captured");
     refused(out.to_vec(), "captured");
     run("combine_f32", Shape::blocks(3)).unwrap();
     // Not made ready before: it is compiled and loaded while the stream captures.
     run("combine_bf16", Shape::blocks(0)).unwrap();
     run("combine_f16", Shape { dependent: true, ..Shape::blocks(1) }).unwrap();
-    let graph = driver.end_capture(stream).unwrap();
+    let graph = end().unwrap();
     assert_eq!(driver.graph_kernels(&graph), ["combine_f32", "combine_f16"]);
     assert_eq!(out.to_vec().unwrap(), [0.0; 15], "nothing has run yet");
-    refused(driver.end_capture(stream), "not capturing");
+    refused(end(), "not capturing");
     driver.end_graph(graph);
 
-    driver.begin_capture(stream).unwrap();
+    begin().unwrap();
     run("combine_f32", Shape::blocks(3)).unwrap();
-    let graph = driver.end_capture(stream).unwrap();
-    driver.record(stream, &from).unwrap();
-    driver.replay(stream, &graph).unwrap();
-    driver.record(stream, &to).unwrap();
+    let graph = end().unwrap();
+    unsafe {
+        driver.record(stream, &from).unwrap();
+        driver.replay(stream, &graph).unwrap();
+        driver.record(stream, &to).unwrap();
+    }
     assert_eq!(out.to_vec().unwrap(), reversed);
-    let ms = driver.elapsed_ms(&from, &to).unwrap();
+    let ms = unsafe { driver.elapsed_ms(&from, &to) }.unwrap();
     assert!((0.0..10_000.0).contains(&ms), "{ms} ms");
     driver.end_graph(graph);
-    driver.end_event(from);
-    driver.end_event(to);
+    unsafe {
+        driver.end_event(from);
+        driver.end_event(to);
+    }
 
-    refused(driver.allocate(1 << 60), "");
+    refused(driver.allocate(1 << 60), no_room);
+    // A buffer outlives its session.
+    drop(session);
+    assert_eq!(out.to_vec().unwrap(), reversed);
     for buffer in [pairs, out] {
         buffer.free().unwrap();
     }
     row_pairs.free().unwrap();
-    driver.end_stream(stream);
 }
 
 #[test]
@@ -99,15 +108,15 @@ fn behaves(driver: Arc<dyn Driver>) {
 fn the_emulation_behaves() {
     use fair_moe::gpu::driver::Arch;
     use fair_moe::gpu::driver::emulated::{Emulated, Settings};
-    behaves(Arc::new(Emulated::new(Settings::new(1, Arch(80)))));
+    behaves(Arc::new(Emulated::new(Settings::new(1, Arch(80)))), "no room");
 }
 
 #[test]
 #[cfg(feature = "cuda")]
 fn a_gpu_behaves() {
     use fair_moe::gpu::driver::cuda::Cuda;
-    match Cuda::new(0) {
-        Ok(cuda) => behaves(Arc::new(cuda)),
+    match Cuda::shared(0) {
+        Ok(cuda) => behaves(cuda, "OUT_OF_MEMORY"),
         Err(why) => support::skip("gpu", &why.to_string()),
     }
 }

@@ -301,7 +301,7 @@ fn launches_are_few_and_can_be_captured() {
         let dscale: Buffer<f64> = gpu.new_of(1);
         let gradients = held.gradients(&gpu, &problem.batch, &dscale);
         // SAFETY: the counter is the block's first word; every buffer has the shape that its field names.
-        unsafe { gpu.driver.fill(gpu.stream, memory.counter, 0, 4).unwrap() };
+        unsafe { gpu.driver.fill(gpu.queue().stream, memory.counter, 0, 4).unwrap() };
         let forward = || unsafe { fol::forward(&gpu.queue(), &config, &problem, &memory) };
         let backward = || unsafe { fol::backward(&gpu.queue(), &config, &problem, &memory, 1.5, &gradients) };
         let (_, want) = loss.backward::<f64>(1.5).unwrap();
@@ -344,12 +344,12 @@ fn columns_of_samples_stand_for_the_weights() {
         let memory = Memory::new(facts, &config, &problem, block.pointer()).unwrap();
         // SAFETY: the counter is the block's first word; every buffer has the shape that its field names.
         unsafe {
-            gpu.driver.fill(gpu.stream, memory.counter, 0, 4).unwrap();
+            gpu.driver.fill(gpu.queue().stream, memory.counter, 0, 4).unwrap();
             fol::forward(&gpu.queue(), &config, &problem, &memory).unwrap();
         }
         let mut terms = [0u8; 48];
         // SAFETY: six f64.
-        unsafe { gpu.driver.read(gpu.stream, memory.terms, &mut terms).unwrap() };
+        unsafe { gpu.driver.read(gpu.queue().stream, memory.terms, &mut terms).unwrap() };
         let terms: Vec<f64> = terms.chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().unwrap())).collect();
         let want = loss.forward::<f64>().unwrap().terms;
         assert_close("terms", &terms[..5], &[want.total, want.clip, want.distance, want.dispersion, want.batch_variance], 2e-5);

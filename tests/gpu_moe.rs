@@ -146,7 +146,9 @@ fn launches(layer: &Layer) -> (Vec<&'static str>, Vec<&'static str>) {
     let forward = resident.forward(&state).unwrap();
     let backward = resident.backward::<f32>(&state, &Upstream::new(&dy), None).unwrap();
     let queue = resident.queue();
-    let names = |launch: &dyn Fn() -> Result<()>| {
+    // SAFETY: the stream is the resident's.
+    #[allow(unsafe_code)]
+    let names = |launch: &dyn Fn() -> Result<()>| unsafe {
         queue.driver.begin_capture(queue.stream).unwrap();
         launch().unwrap();
         let graph = queue.driver.end_capture(queue.stream).unwrap();
@@ -187,17 +189,21 @@ fn both_passes_are_captured_in_one_graph_and_replayed() {
         };
         let backward = resident.backward::<f32>(&state, &upstream, None).unwrap();
         let queue = resident.queue();
-        driver.begin_capture(queue.stream).unwrap();
-        // SAFETY: the buffers of a `Resident` and its passes.
+        // SAFETY: the buffers of a `Resident` and its passes, which outlive the graph.
         #[allow(unsafe_code)]
-        unsafe {
+        let graph = unsafe {
+            driver.begin_capture(queue.stream).unwrap();
             forward.launches.launch(&queue).unwrap();
             backward.launches.launch(&queue).unwrap();
-        }
-        let graph = driver.end_capture(queue.stream).unwrap();
+            driver.end_capture(queue.stream).unwrap()
+        };
         // Twice: nothing that a pass leaves behind is in the way of the next.
         for _ in 0..2 {
-            driver.replay(queue.stream, &graph).unwrap();
+            // SAFETY: likewise.
+            #[allow(unsafe_code)]
+            unsafe {
+                driver.replay(queue.stream, &graph).unwrap();
+            }
             let same = |got: Vec<f32>, want: &[f64]| got.iter().map(|&v| f64::from(v)).eq(want.iter().copied());
             assert!(same(forward.y.to_vec().unwrap(), &want.y), "{what}: y");
             assert!(same(backward.dx.to_vec().unwrap(), &want.dx), "{what}: dx");

@@ -1,5 +1,8 @@
 //! Measuring on a device: each part as a graph, timed by events.
 
+// SAFETY: a graph is of one of the copies, which outlive it, as does its stream; events are given back once.
+#![allow(unsafe_code)]
+
 use super::{Cost, Measurement, Part, Times};
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -73,25 +76,32 @@ impl<L: Launches> Copies<L> {
         let anew = |copy: &L| copy.needed_anew(part).map_or(Ok(()), |before| copy.launch(&queue, before));
         if let (Some(copy), Some(graph)) = (self.copies.last(), graphs.last()) {
             anew(copy)?;
-            self.driver.replay(queue.stream, graph)?;
+            // SAFETY: as above.
+            unsafe { self.driver.replay(queue.stream, graph)? };
         }
         for (copy, graph) in self.copies.iter().zip(graphs) {
             anew(copy)?;
             let (from, to) = moments.next()?;
-            self.driver.record(queue.stream, from)?;
-            self.driver.replay(queue.stream, graph)?;
-            self.driver.record(queue.stream, to)?;
+            // SAFETY: as above; the events stand until `moments` goes.
+            unsafe {
+                self.driver.record(queue.stream, from)?;
+                self.driver.replay(queue.stream, graph)?;
+                self.driver.record(queue.stream, to)?;
+            }
         }
-        let each = moments.events.iter().map(|(from, to)| self.driver.elapsed_ms(from, to));
+        // SAFETY: likewise.
+        let each = moments.events.iter().map(|(from, to)| unsafe { self.driver.elapsed_ms(from, to) });
         each.map(|ms| Ok(Duration::from_secs_f64(f64::from(ms?.max(0.0)) / 1e3))).collect()
     }
 }
 
 fn capture(of: &impl Launches, part: Part) -> Result<Graph> {
     let queue = of.queue();
-    queue.driver.begin_capture(queue.stream)?;
+    // SAFETY: as above.
+    unsafe { queue.driver.begin_capture(queue.stream)? };
     let launched = of.launch(&queue, part);
-    let graph = queue.driver.end_capture(queue.stream);
+    // SAFETY: likewise.
+    let graph = unsafe { queue.driver.end_capture(queue.stream) };
     launched.and(graph)
 }
 
@@ -123,8 +133,11 @@ impl Moments<'_> {
 impl Drop for Moments<'_> {
     fn drop(&mut self) {
         for (from, to) in self.events.drain(..) {
-            self.driver.end_event(from);
-            self.driver.end_event(to);
+            // SAFETY: made in `next`, and given back once.
+            unsafe {
+                self.driver.end_event(from);
+                self.driver.end_event(to);
+            }
         }
     }
 }

@@ -3,17 +3,17 @@
 // SAFETY: a buffer's address holds its length in elements for as long as the buffer lives, and nothing here goes beyond.
 #![allow(unsafe_code)]
 
-use super::driver::{Driver, Pointer, Stream};
+use super::Queue;
+use super::driver::Pointer;
+use super::session::Session;
 use crate::error::{Result, product};
 use bytemuck::Pod;
 use std::marker::PhantomData;
-use std::sync::Arc;
 
-/// `len` elements of device memory.
+/// `len` elements of device memory, on the stream of a session.
 #[derive(Debug)]
 pub struct Buffer<T> {
-    driver: Arc<dyn Driver>,
-    stream: Stream,
+    session: Session,
     pointer: Pointer,
     len: usize,
     element: PhantomData<T>,
@@ -21,16 +21,17 @@ pub struct Buffer<T> {
 
 impl<T: Pod> Buffer<T> {
     /// Holds nothing in particular. None of length 0 is allocated: its address is 0.
-    pub fn new(driver: &Arc<dyn Driver>, stream: Stream, len: usize) -> Result<Self> {
+    pub(super) fn new(session: &Session, len: usize) -> Result<Self> {
         let bytes = product("a device buffer", &[len, size_of::<T>()])?;
-        let pointer = if bytes == 0 { 0 } else { driver.allocate(bytes)? };
-        Ok(Self { driver: driver.clone(), stream, pointer, len, element: PhantomData })
+        let pointer = if bytes == 0 { 0 } else { session.queue().driver.allocate(bytes)? };
+        Ok(Self { session: session.clone(), pointer, len, element: PhantomData })
     }
 
     /// Holds what the slice holds.
-    pub fn from_slice(driver: &Arc<dyn Driver>, stream: Stream, values: &[T]) -> Result<Self> {
-        let buffer = Self::new(driver, stream, values.len())?;
+    pub(super) fn from_slice(session: &Session, values: &[T]) -> Result<Self> {
+        let buffer = Self::new(session, values.len())?;
         if !values.is_empty() {
+            let Queue { driver, stream } = session.queue();
             // SAFETY: it was made as long as the slice.
             unsafe { driver.write(stream, buffer.pointer, bytemuck::cast_slice(values))? };
         }
@@ -58,8 +59,9 @@ impl<T: Pod> Buffer<T> {
         if to.is_empty() {
             return Ok(());
         }
+        let Queue { driver, stream } = self.session.queue();
         // SAFETY: no longer than the buffer.
-        unsafe { self.driver.read(self.stream, self.pointer, bytemuck::cast_slice_mut(to)) }
+        unsafe { driver.read(stream, self.pointer, bytemuck::cast_slice_mut(to)) }
     }
 
     /// All of it.
@@ -74,16 +76,20 @@ impl<T> Buffer<T> {
     /// Gives it back, and tells what is wrong with it, such as that a kernel wrote beside it.
     pub fn free(mut self) -> Result<()> {
         let at = std::mem::take(&mut self.pointer);
-        if at == 0 { Ok(()) } else { self.driver.free(at) }
+        // SAFETY: its own, given back once.
+        if at == 0 { Ok(()) } else { unsafe { self.session.queue().driver.free(at) } }
     }
 }
 
 impl<T> Drop for Buffer<T> {
     fn drop(&mut self) {
         if self.pointer != 0 {
-            // Work that still reads it has to end first. There is nobody to tell of an error.
-            let _ = self.driver.synchronise(self.stream);
-            let _ = self.driver.free(self.pointer);
+            let Queue { driver, stream } = self.session.queue();
+            // SAFETY: its own, given back once, when work that still reads it has ended. There is nobody to tell of an error.
+            unsafe {
+                let _ = driver.synchronise(stream);
+                let _ = driver.free(self.pointer);
+            }
         }
     }
 }

@@ -24,7 +24,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct CudaMoe {
     config: MoeConfig,
-    driver: Cuda,
+    driver: Arc<Cuda>,
     stream: Arc<CudaStream>,
 }
 
@@ -166,7 +166,7 @@ impl CudaMoe {
     /// When the configuration cannot be, the stream is not of the GPU's primary context, or the kernels cannot be had.
     pub fn new(config: MoeConfig, dtype: DType, stream: &Arc<CudaStream>) -> Result<Self> {
         config.check()?;
-        let driver = Cuda::new(stream.context().ordinal())?;
+        let driver = Cuda::shared(stream.context().ordinal())?;
         if driver.context() != stream.context().cu_ctx() as u64 {
             return Err(Error::Refused("the stream must be of its GPU's primary context".into()));
         }
@@ -269,7 +269,7 @@ impl CudaMoe {
     }
 
     fn queue(&self) -> Queue<'_> {
-        Queue { driver: &self.driver, stream: Stream(self.stream.cu_stream() as u64) }
+        Queue { driver: self.driver.as_ref(), stream: Stream(self.stream.cu_stream() as u64) }
     }
 
     fn shape<T: Element>(&self, input: &CudaInput<'_, T>) -> Shape {

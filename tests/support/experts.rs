@@ -9,7 +9,8 @@ use fair_moe::Element;
 use fair_moe::gpu::args::{ExpertWeights, Pairs};
 use fair_moe::gpu::buffer::Buffer;
 use fair_moe::gpu::driver::emulated::{Emulated, Settings};
-use fair_moe::gpu::driver::{Arch, Driver, Stream};
+use fair_moe::gpu::driver::{Arch, Driver};
+use fair_moe::gpu::session::Session;
 use fair_moe::gpu::{Queue, experts};
 use std::sync::Arc;
 
@@ -88,7 +89,7 @@ impl Case {
 /// An emulated device and what is uploaded to it.
 pub struct Device {
     pub driver: Arc<dyn Driver>,
-    pub stream: Stream,
+    pub session: Session,
 }
 
 /// A buffer that begins `offset` elements behind an aligned address, and the values it holds as f64.
@@ -110,19 +111,19 @@ impl Device {
     pub fn new(seed: u64) -> Self {
         let settings = Settings { multiprocessors: 2 + seed as u32 % 3, workers: 2, ..Settings::new(seed, Arch(80)) };
         let driver: Arc<dyn Driver> = Arc::new(Emulated::new(settings));
-        let stream = driver.new_stream().unwrap();
-        Self { driver, stream }
+        let session = Session::new(&driver).unwrap();
+        Self { driver, session }
     }
 
     pub fn queue(&self) -> Queue<'_> {
-        Queue { driver: &*self.driver, stream: self.stream }
+        self.session.queue()
     }
 
     /// `values` behind so many elements.
     pub fn behind<V: Pod>(&self, before: usize, values: &[V]) -> Buffer<V> {
-        let buffer = Buffer::<V>::new(&self.driver, self.stream, (before + values.len()).max(1)).unwrap();
+        let buffer = self.session.empty::<V>((before + values.len()).max(1)).unwrap();
         let at = buffer.pointer() + (before * size_of::<V>()) as u64;
-        unsafe { self.driver.write(self.stream, at, bytemuck::cast_slice(values)).unwrap() };
+        unsafe { self.driver.write(self.queue().stream, at, bytemuck::cast_slice(values)).unwrap() };
         buffer
     }
 
@@ -134,7 +135,7 @@ impl Device {
 
     /// Holds NaN, or nothing but 0 where it is very large.
     pub fn room<T: Element>(&self, offset: usize, before: usize, len: usize) -> Tensor<T> {
-        Tensor { buffer: Buffer::new(&self.driver, self.stream, offset + before + len).unwrap(), offset, before, values: vec![] }
+        Tensor { buffer: self.session.empty(offset + before + len).unwrap(), offset, before, values: vec![] }
     }
 
     /// What a kernel wrote into the first `len` elements, where all after them must be as they were.
@@ -142,7 +143,7 @@ impl Device {
         let lead = tensor.offset + tensor.before;
         let mut all = vec![T::default(); tensor.buffer.len() - lead];
         let at = tensor.buffer.pointer() + (lead * size_of::<T>()) as u64;
-        unsafe { self.driver.read(self.stream, at, bytemuck::cast_slice_mut(&mut all)).unwrap() };
+        unsafe { self.driver.read(self.queue().stream, at, bytemuck::cast_slice_mut(&mut all)).unwrap() };
         let untouched = |v: &T| v.to_f64().is_nan() || tensor.before > 0 && v.to_f64() == 0.0;
         assert!(all[len..].iter().all(untouched), "something was written behind the last pair");
         all[..len].iter().map(|v| v.to_f64()).collect()

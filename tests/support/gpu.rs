@@ -6,7 +6,8 @@ use fair_moe::Result;
 use fair_moe::gpu::Queue;
 use fair_moe::gpu::buffer::Buffer;
 use fair_moe::gpu::driver::emulated::{Emulated, Settings};
-use fair_moe::gpu::driver::{Arch, Driver, Stream};
+use fair_moe::gpu::driver::{Arch, Driver};
+use fair_moe::gpu::session::Session;
 use std::sync::Arc;
 
 /// How many seeds a test runs: FAIR_MOE_SEEDS, since a sanitizer makes each slow and needs one.
@@ -23,7 +24,7 @@ pub fn some_of<T>(every: usize, cases: impl IntoIterator<Item = T>) -> impl Iter
 #[derive(Debug)]
 pub struct Gpu {
     pub driver: Arc<dyn Driver>,
-    pub stream: Stream,
+    pub session: Session,
 }
 
 impl Gpu {
@@ -31,8 +32,8 @@ impl Gpu {
     pub fn new(seed: u64) -> Self {
         let settings = Settings { multiprocessors: 2 + (seed % 3) as u32, ..Settings::new(seed, Arch(80)) };
         let driver: Arc<dyn Driver> = Arc::new(Emulated::new(settings));
-        let stream = driver.new_stream().unwrap();
-        Self { driver, stream }
+        let session = Session::new(&driver).unwrap();
+        Self { driver, session }
     }
 
     /// Seeds 0 to 5, or as many as are asked for.
@@ -46,24 +47,30 @@ impl Gpu {
     }
 
     pub fn queue(&self) -> Queue<'_> {
-        Queue { driver: &*self.driver, stream: self.stream }
+        self.session.queue()
     }
 
     pub fn put<T: Pod>(&self, values: &[T]) -> Buffer<T> {
-        Buffer::from_slice(&self.driver, self.stream, values).unwrap()
+        self.session.upload(values).unwrap()
     }
 
     pub fn new_of<T: Pod>(&self, len: usize) -> Buffer<T> {
-        Buffer::new(&self.driver, self.stream, len).unwrap()
+        self.session.empty(len).unwrap()
     }
 
     /// Captures what `run` launches, runs it, and names it.
+    #[allow(unsafe_code)]
     pub fn launches(&self, run: impl FnOnce() -> Result<()>) -> Vec<&'static str> {
-        self.driver.begin_capture(self.stream).unwrap();
-        let done = run();
-        let graph = self.driver.end_capture(self.stream).unwrap();
-        done.unwrap();
-        self.driver.replay(self.stream, &graph).unwrap();
+        let stream = self.queue().stream;
+        // SAFETY: the session's stream; what is launched is right by the tests.
+        let graph = unsafe {
+            self.driver.begin_capture(stream).unwrap();
+            let done = run();
+            let graph = self.driver.end_capture(stream).unwrap();
+            done.unwrap();
+            self.driver.replay(stream, &graph).unwrap();
+            graph
+        };
         let names = self.driver.graph_kernels(&graph);
         self.driver.end_graph(graph);
         names

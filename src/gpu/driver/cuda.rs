@@ -12,11 +12,11 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::gpu::args::TensorMap;
 use cudarc::driver::sys::{self, CUfunction_attribute as Attribute, CUlaunchAttributeID as LaunchAttribute, CUstreamCaptureMode};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::ptr::null_mut;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, ThreadId};
 
 /// The oldest architecture that the kernels are written for.
@@ -80,6 +80,21 @@ impl Cuda {
         unsafe { call!(cuDevicePrimaryCtxRetain(&mut context, device)) }?;
         let context = context as u64;
         Ok(Self { libcuda, facts, device, context, modules, recording: Mutex::default() })
+    }
+
+    /// The GPU of that number: the same one as long as anybody has it, so that kernels are compiled and loaded once for all.
+    ///
+    /// # Errors
+    /// As [`Cuda::new`].
+    pub fn shared(number: usize) -> Result<Arc<Self>> {
+        static SHARED: Mutex<BTreeMap<usize, Weak<Cuda>>> = Mutex::new(BTreeMap::new());
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cuda) = shared.get(&number).and_then(Weak::upgrade) {
+            return Ok(cuda);
+        }
+        let cuda = Arc::new(Self::new(number)?);
+        shared.insert(number, Arc::downgrade(&cuda));
+        Ok(cuda)
     }
 
     /// The `CUcontext` that everything here is in.
@@ -152,7 +167,7 @@ impl Driver for Cuda {
         Ok(Stream(stream as u64))
     }
 
-    fn end_stream(&self, stream: Stream) {
+    unsafe fn end_stream(&self, stream: Stream) {
         self.recording().capturing.remove(&stream.0);
         if let Ok(_bound) = self.bind() {
             // SAFETY: the caller's promise. libcuda lets the work on it end first.
@@ -160,7 +175,7 @@ impl Driver for Cuda {
         }
     }
 
-    fn synchronise(&self, stream: Stream) -> Result<()> {
+    unsafe fn synchronise(&self, stream: Stream) -> Result<()> {
         self.not_capturing("a wait", Some(stream))?;
         let _bound = self.bind()?;
         // SAFETY: the caller's promise.
@@ -176,7 +191,7 @@ impl Driver for Cuda {
         Ok(at)
     }
 
-    fn free(&self, at: Pointer) -> Result<()> {
+    unsafe fn free(&self, at: Pointer) -> Result<()> {
         let _bound = self.bind()?;
         let _relaxed = Relaxed::new()?;
         // SAFETY: the caller's promise. libcuda lets the work that is under way end first.
@@ -288,7 +303,7 @@ impl Driver for Cuda {
         Ok(())
     }
 
-    fn begin_capture(&self, stream: Stream) -> Result<()> {
+    unsafe fn begin_capture(&self, stream: Stream) -> Result<()> {
         let _bound = self.bind()?;
         let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the caller's promise.
@@ -297,7 +312,7 @@ impl Driver for Cuda {
         Ok(())
     }
 
-    fn end_capture(&self, stream: Stream) -> Result<Graph> {
+    unsafe fn end_capture(&self, stream: Stream) -> Result<Graph> {
         let _bound = self.bind()?;
         let recorded = self.recording().capturing.remove(&stream.0);
         let (_, names) = recorded.ok_or_else(|| Error::Refused("this stream was not capturing".into()))?;
@@ -317,7 +332,7 @@ impl Driver for Cuda {
         self.recording().graphs.get(&graph.0).cloned().unwrap_or_default()
     }
 
-    fn replay(&self, stream: Stream, graph: &Graph) -> Result<()> {
+    unsafe fn replay(&self, stream: Stream, graph: &Graph) -> Result<()> {
         let _bound = self.bind()?;
         if !self.recording().graphs.contains_key(&graph.0) {
             return Err(Error::Refused("there is no such graph".into()));
@@ -343,13 +358,13 @@ impl Driver for Cuda {
         Ok(Event(event as u64))
     }
 
-    fn record(&self, stream: Stream, event: &Event) -> Result<()> {
+    unsafe fn record(&self, stream: Stream, event: &Event) -> Result<()> {
         let _bound = self.bind()?;
         // SAFETY: the caller's promise.
         unsafe { call!(cuEventRecord(event.0 as sys::CUevent, stream.0 as sys::CUstream)) }
     }
 
-    fn elapsed_ms(&self, from: &Event, to: &Event) -> Result<f32> {
+    unsafe fn elapsed_ms(&self, from: &Event, to: &Event) -> Result<f32> {
         self.not_capturing("a wait", None)?;
         let _bound = self.bind()?;
         let (from, to) = (from.0 as sys::CUevent, to.0 as sys::CUevent);
@@ -361,7 +376,7 @@ impl Driver for Cuda {
         }
     }
 
-    fn end_event(&self, event: Event) {
+    unsafe fn end_event(&self, event: Event) {
         if let Ok(_bound) = self.bind() {
             // SAFETY: the caller's promise, and given back once.
             let _ = unsafe { call!(cuEventDestroy_v2(event.0 as sys::CUevent)) };

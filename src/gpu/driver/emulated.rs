@@ -231,11 +231,11 @@ impl Driver for Emulated {
         Ok(Stream(self.next()))
     }
 
-    fn end_stream(&self, stream: Stream) {
+    unsafe fn end_stream(&self, stream: Stream) {
         self.state().capturing.remove(&stream.0);
     }
 
-    fn synchronise(&self, _: Stream) -> Result<()> {
+    unsafe fn synchronise(&self, _: Stream) -> Result<()> {
         self.not_capturing("a wait")
     }
 
@@ -246,7 +246,7 @@ impl Driver for Emulated {
         if at == 0 { Err(Error::Refused(format!("there is no room for {bytes} bytes"))) } else { Ok(at) }
     }
 
-    fn free(&self, at: Pointer) -> Result<()> {
+    unsafe fn free(&self, at: Pointer) -> Result<()> {
         // SAFETY: the library knows its buffers, and refuses an address that is none.
         match unsafe { (Library::get()?.free)(at as *mut c_void) } {
             0 => Ok(()),
@@ -304,12 +304,12 @@ impl Driver for Emulated {
         self.run(kernel, shape, args)
     }
 
-    fn begin_capture(&self, stream: Stream) -> Result<()> {
+    unsafe fn begin_capture(&self, stream: Stream) -> Result<()> {
         self.state().capturing.insert(stream.0, vec![]);
         Ok(())
     }
 
-    fn end_capture(&self, stream: Stream) -> Result<Graph> {
+    unsafe fn end_capture(&self, stream: Stream) -> Result<Graph> {
         let graph = self.next();
         let mut state = self.state();
         let recorded = state.capturing.remove(&stream.0).ok_or_else(|| Error::Refused("this stream was not capturing".into()))?;
@@ -321,7 +321,7 @@ impl Driver for Emulated {
         self.state().graphs.get(&graph.0).into_iter().flatten().map(|recorded| recorded.kernel.name).collect()
     }
 
-    fn replay(&self, _: Stream, graph: &Graph) -> Result<()> {
+    unsafe fn replay(&self, _: Stream, graph: &Graph) -> Result<()> {
         let recorded = self.state().graphs.get(&graph.0).cloned();
         let recorded = recorded.ok_or_else(|| Error::Refused("there is no such graph".into()))?;
         recorded.iter().try_for_each(|r| self.run(r.kernel, r.shape, r.args.as_ptr().cast()))
@@ -335,19 +335,19 @@ impl Driver for Emulated {
         Ok(Event(self.next()))
     }
 
-    fn record(&self, _: Stream, event: &Event) -> Result<()> {
+    unsafe fn record(&self, _: Stream, event: &Event) -> Result<()> {
         self.state().events.insert(event.0, Instant::now());
         Ok(())
     }
 
-    fn elapsed_ms(&self, from: &Event, to: &Event) -> Result<f32> {
+    unsafe fn elapsed_ms(&self, from: &Event, to: &Event) -> Result<f32> {
         let state = self.state();
         let at =
             |event: &Event| state.events.get(&event.0).ok_or_else(|| Error::Refused("an event that was not recorded".into()));
         Ok(at(to)?.saturating_duration_since(*at(from)?).as_secs_f32() * 1e3)
     }
 
-    fn end_event(&self, event: Event) {
+    unsafe fn end_event(&self, event: Event) {
         self.state().events.remove(&event.0);
     }
 }

@@ -149,10 +149,10 @@ impl Tiled<'_> {
     }
 }
 
-/// What runs kernels. Addresses and handles are plain numbers: who holds one answers for it, see `buffer`.
+/// What runs kernels. Addresses and handles are plain numbers: who holds one answers for it, see `buffer` and `session`.
 ///
 /// # Safety
-/// Every function that takes an address or a handle relies on it: that this driver gave it and it still stands, that it holds as
+/// Every unsafe function relies on the addresses and handles that it takes: that this driver gave it and it still stands, that it holds as
 /// many bytes as are read or written, and that the stream's earlier work is what orders accesses to it.
 pub trait Driver: Send + Sync + fmt::Debug {
     /// What the device is.
@@ -161,14 +161,26 @@ pub trait Driver: Send + Sync + fmt::Debug {
     /// A stream of its own.
     fn new_stream(&self) -> Result<Stream>;
     /// Gives a stream back, when its work is done.
-    fn end_stream(&self, stream: Stream);
+    ///
+    /// # Safety
+    /// As of the whole trait.
+    #[allow(unsafe_code)]
+    unsafe fn end_stream(&self, stream: Stream);
     /// Waits for all work on a stream.
-    fn synchronise(&self, stream: Stream) -> Result<()>;
+    ///
+    /// # Safety
+    /// As of the whole trait.
+    #[allow(unsafe_code)]
+    unsafe fn synchronise(&self, stream: Stream) -> Result<()>;
 
     /// Memory of so many bytes, aligned to 256 on a GPU and to 16 when emulated.
     fn allocate(&self, bytes: usize) -> Result<Pointer>;
     /// Gives memory back.
-    fn free(&self, at: Pointer) -> Result<()>;
+    ///
+    /// # Safety
+    /// As of the whole trait.
+    #[allow(unsafe_code)]
+    unsafe fn free(&self, at: Pointer) -> Result<()>;
     /// Sets bytes.
     ///
     /// # Safety
@@ -202,24 +214,48 @@ pub trait Driver: Send + Sync + fmt::Debug {
     unsafe fn launch_raw(&self, stream: Stream, kernel: &'static Kernel, shape: Shape, args: *const u8) -> Result<()>;
 
     /// From here on, launches on the stream are recorded and not run; allocation, copies and waits on it are errors.
-    fn begin_capture(&self, stream: Stream) -> Result<()>;
+    ///
+    /// # Safety
+    /// As of the whole trait.
+    #[allow(unsafe_code)]
+    unsafe fn begin_capture(&self, stream: Stream) -> Result<()>;
     /// What was recorded.
-    fn end_capture(&self, stream: Stream) -> Result<Graph>;
+    ///
+    /// # Safety
+    /// As of the whole trait.
+    #[allow(unsafe_code)]
+    unsafe fn end_capture(&self, stream: Stream) -> Result<Graph>;
     /// The names of the kernels that it launches, in order.
     fn graph_kernels(&self, graph: &Graph) -> Vec<&'static str>;
     /// Runs what was recorded.
-    fn replay(&self, stream: Stream, graph: &Graph) -> Result<()>;
+    ///
+    /// # Safety
+    /// As of the whole trait.
+    #[allow(unsafe_code)]
+    unsafe fn replay(&self, stream: Stream, graph: &Graph) -> Result<()>;
     /// Gives it back.
     fn end_graph(&self, graph: Graph);
 
     /// A new event.
     fn new_event(&self) -> Result<Event>;
     /// Marks the moment when the stream's work so far is done.
-    fn record(&self, stream: Stream, event: &Event) -> Result<()>;
+    ///
+    /// # Safety
+    /// As of the whole trait.
+    #[allow(unsafe_code)]
+    unsafe fn record(&self, stream: Stream, event: &Event) -> Result<()>;
     /// Milliseconds between two recorded moments; waits for both.
-    fn elapsed_ms(&self, from: &Event, to: &Event) -> Result<f32>;
+    ///
+    /// # Safety
+    /// As of the whole trait.
+    #[allow(unsafe_code)]
+    unsafe fn elapsed_ms(&self, from: &Event, to: &Event) -> Result<f32>;
     /// Gives it back.
-    fn end_event(&self, event: Event);
+    ///
+    /// # Safety
+    /// As of the whole trait.
+    #[allow(unsafe_code)]
+    unsafe fn end_event(&self, event: Event);
 }
 
 /// Launches the kernel of that name.

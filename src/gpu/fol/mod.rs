@@ -68,7 +68,7 @@ pub enum DeviceGroups {
     Separate(Vec<DeviceBatch>),
     /// In the batch itself.
     Ids {
-        /// i32 `[B]`, -1 (or whatever is no group) for a sample in none.
+        /// i32 `[B]`, -1 for a sample in none; every other id is below G.
         ids: Pointer,
         /// G.
         count: usize,
