@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::fol::FolConfig;
 use crate::gpu::Queue;
 use crate::gpu::buffer::Buffer;
-use crate::gpu::driver::Driver;
+use crate::gpu::driver::{Driver, Pointer};
 use crate::gpu::fol::{self, DeviceBatch, DeviceGate, DeviceGradients, DeviceGroups, Memory, Problem};
 use crate::gpu::session::Session;
 use crate::moe::Layout;
@@ -60,7 +60,7 @@ impl DeviceLoss {
 impl Loss {
     fn new(input: &LossInput<f32>, driver: &Arc<dyn Driver>) -> Result<Self> {
         let (config, session, mut floats) = (FolConfig::authors(), Session::new(driver)?, vec![]);
-        let mut put = |buffer: Result<Buffer<f32>>| {
+        let mut put = |buffer: Result<Buffer<f32>>| -> Result<Pointer> {
             let buffer = buffer?;
             let at = buffer.pointer();
             floats.push(buffer);
