@@ -49,12 +49,7 @@ const MOST_GROUPS: usize = 1 << 16;
 
 impl<W> GateWeights<'_, W> {
     fn check(&self) -> Result<()> {
-        if self.experts == 0 {
-            return Err(Error::config("a gate's number of experts", "at least 1", 0));
-        }
-        let rows = self.weights.len() / self.experts;
-        expect_shape("a gate's weights", &[rows, self.experts], self.weights.len())?;
-        self.row_mask.map_or(Ok(()), |mask| expect_shape("a gate's row mask", &[rows], mask.len()))
+        check_gate(self.experts, self.weights.len(), self.row_mask.map(<[bool]>::len))
     }
 
     /// `[rows]` 0, or -1 for a row that the mask leaves out.
@@ -139,6 +134,16 @@ impl<'a, W> Groups<'a, W> {
 fn unlike<W>(group: &FolBatch<'_, W>, batch: &FolBatch<'_, W>) -> String {
     let experts = |b: &FolBatch<'_, W>| b.gates.iter().map(|g| g.experts).collect::<Vec<_>>();
     format!("a group must have the batch's gates, of {:?} experts, but has gates of {:?} experts", experts(batch), experts(group))
+}
+
+/// Checks the lengths of a gate's weights and of its mask of rows, if any.
+pub(crate) fn check_gate(experts: usize, weights: usize, row_mask: Option<usize>) -> Result<()> {
+    if experts == 0 {
+        return Err(Error::config("a gate's number of experts", "at least 1", 0));
+    }
+    let rows = weights / experts;
+    expect_shape("a gate's weights", &[rows, experts], weights)?;
+    row_mask.map_or(Ok(()), |len| expect_shape("a gate's row mask", &[rows], len))
 }
 
 /// Checks that there are not too many groups, and that every id is that of a group, or -1.

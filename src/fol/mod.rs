@@ -12,6 +12,8 @@ pub use batch::{FolBatch, GateWeights, Groups};
 pub use config::{Correlation, Dispersion, Distance, FolConfig, Normalise};
 pub use state::{FolGradients, FolGroup, FolState, FolTerms};
 
+#[cfg(feature = "cuda")]
+pub(crate) use batch::check_gate;
 pub(crate) use batch::check_ids;
 pub(crate) use config::check_sinkhorn;
 pub(crate) use state::GateMoments;

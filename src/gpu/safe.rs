@@ -1,9 +1,16 @@
-//! The layer over cudarc's slices: their lengths, their context and where a state comes from are checked, and then it is the raw level's
-//! launch on the caller's stream, which waits for nothing.
+//! The layer and the loss over cudarc's slices: lengths, the context and where a state comes from are checked, and then it is the raw
+//! level's launches on the caller's stream, which wait for nothing.
 
 // SAFETY: every buffer is as long as the layer needs and lies in the context that launches, by the checks here; what a state says of
 // pairs was written by a forward pass over an input of the same shape.
 #![allow(unsafe_code)]
+
+mod fol;
+
+pub use fol::{
+    BatchLengths, CudaFol, CudaFolBatch, CudaFolGradients, CudaFolState, CudaGate, CudaGroups, FolLengths, GradientLengths,
+    GroupIds,
+};
 
 use super::Queue;
 use super::driver::cuda::Cuda;
@@ -120,6 +127,15 @@ fn failed(what: &str) -> impl Fn(cudarc::driver::DriverError) -> Error + '_ {
     move |why| Error::Refused(format!("{what} failed on the GPU: {why}"))
 }
 
+/// What launches on that stream.
+fn driver_of(stream: &CudaStream) -> Result<Arc<Cuda>> {
+    let driver = Cuda::shared(stream.context().ordinal())?;
+    match driver.context() == stream.context().cu_ctx() as u64 {
+        true => Ok(driver),
+        false => Err(Error::Refused("the stream must be of its GPU's primary context".into())),
+    }
+}
+
 impl RowsNeeded {
     /// Those rows of `rows`, ascending.
     ///
@@ -146,7 +162,17 @@ impl CudaMoeState {
         Ok(Self { block: stream.alloc_zeros(1).map_err(failed("an allocation"))?, of: None })
     }
 
-    /// The bytes of one part, such as the final weights, which a loss may read.
+    /// The final weights `[N, E]`, which a loss may read.
+    ///
+    /// # Errors
+    /// When no forward pass left any.
+    pub fn weights(&self) -> Result<CudaView<'_, f32>> {
+        let bytes = self.part(StatePart::Weights)?;
+        // SAFETY: any bits are an f32, and a part is aligned as one.
+        unsafe { bytes.transmute(bytes.len() / 4) }.ok_or_else(|| Error::Refused("the state has no final weights".into()))
+    }
+
+    /// The bytes of one part.
     ///
     /// # Errors
     /// When no forward pass left any.
@@ -166,10 +192,7 @@ impl CudaMoe {
     /// When the configuration cannot be, the stream is not of the GPU's primary context, or the kernels cannot be had.
     pub fn new(config: MoeConfig, dtype: DType, stream: &Arc<CudaStream>) -> Result<Self> {
         config.check()?;
-        let driver = Cuda::shared(stream.context().ordinal())?;
-        if driver.context() != stream.context().cu_ctx() as u64 {
-            return Err(Error::Refused("the stream must be of its GPU's primary context".into()));
-        }
+        let driver = driver_of(stream)?;
         driver.prepare(&kernels(driver.facts().arch, dtype))?;
         Ok(Self { config, driver, stream: stream.clone() })
     }
@@ -336,7 +359,7 @@ impl<'a> Uses<'a> {
     fn same_context(&self, stream: &CudaStream) -> Result<()> {
         match stream.context().cu_ctx() == self.stream.context().cu_ctx() {
             true => Ok(()),
-            false => Err(Error::Refused("every buffer must be of the layer's GPU".into())),
+            false => Err(Error::Refused("every buffer must be of the stream's GPU".into())),
         }
     }
 }
