@@ -90,10 +90,10 @@ fn check<T: Element>(case: Case, seed: u64, bound: f64) {
 fn rows_are_sums_of_their_pairs_and_addends_in_any_width_and_alignment() {
     let sizes = [(1, 1, 1), (7, 13, 2), (33, 24, 3), (20, 264, 2), (5, 512, 10), (300, 3, 1)];
     for (i, &(rows, width, top_k)) in sizes.iter().enumerate() {
-        for variant in 0..6 {
-            let has = |bit: usize| (i * 6 + variant) >> bit & 1 == 1;
+        for variant in 0..8 {
+            let has = |bit: usize| (i * 8 + variant) >> bit & 1 == 1;
             let (weighted, shared, plus, minus, some_needed) = (has(0), has(1), has(2), variant % 2 == 0, has(3));
-            let (gap, shift) = [(0, 0), (8, 0), (0, 1), (3, 0), (0, 8), (16, 0)][variant];
+            let (gap, shift) = [(0, 0), (8, 0), (0, 1), (3, 0), (0, 8), (16, 0), (3, 1), (0, 1)][variant];
             let case = Case { rows, width, top_k, weighted, shared, plus, minus, some_needed, gap, shift };
             check::<f32>(case, variant as u64, 2e-6);
             check::<bf16>(case, variant as u64, 4e-3);
