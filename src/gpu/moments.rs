@@ -3,8 +3,10 @@
 // SAFETY: launches alone; what the addresses hold is the callers' promise.
 #![allow(unsafe_code)]
 
+#[cfg(feature = "cli")]
 mod slices;
 
+#[cfg(feature = "cli")]
 pub(crate) use slices::{host_backward, host_forward};
 
 use super::Queue;

@@ -13,8 +13,10 @@ mod memory;
 mod slices;
 
 pub use backward::{DeviceGradients, backward};
+#[cfg(feature = "cli")]
 pub(crate) use backward::{backward_contrast, backward_moments};
 pub use forward::forward;
+#[cfg(feature = "cli")]
 pub(crate) use forward::{forward_contrast, forward_moments, forward_transport};
 pub use memory::{GateMemory, Memory};
 pub(crate) use slices::{host_backward, host_forward};
