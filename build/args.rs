@@ -81,17 +81,22 @@ fn field(line: &str, above: String) -> Vec<Field> {
     names.split(',').map(one).collect()
 }
 
+/// Shapes such as [N, E] are no links.
+fn plain(doc: &str) -> String {
+    doc.replace('[', "\\[").replace(']', "\\]").replace('<', "\\<")
+}
+
 /// The structs, `Args` for those that kernels take, and the table `LAYOUT` of (struct, field, offset).
 pub fn to_rust(structs: &[Struct]) -> String {
     let mut text = String::new();
     for s in structs {
-        s.docs.iter().for_each(|doc| writeln!(text, "/// {doc}").unwrap_or(()));
+        s.docs.iter().for_each(|doc| writeln!(text, "/// {}", plain(doc)).unwrap_or(()));
         let align = if s.aligned { ", align(64)" } else { "" };
         let _ =
             writeln!(text, "#[repr(C{align})]\n#[derive(Clone, Copy, Debug)]\n#[allow(missing_docs)]\npub struct {} {{", s.name);
         for f in &s.fields {
             if !f.docs.is_empty() {
-                let _ = writeln!(text, "    /// {}", f.docs);
+                let _ = writeln!(text, "    /// {}", plain(&f.docs));
             }
             let _ = writeln!(text, "    pub {}: {},", f.name, f.rust);
         }
