@@ -20,11 +20,11 @@ use std::time::Duration;
 /// A layer of some shape with random input on a device.
 pub struct DeviceLayer<T: Element> {
     input: LayerInput<T>,
-    copies: Copies<Layer<T>>,
+    pub(super) copies: Copies<Layer<T>>,
     pairs: usize,
 }
 
-struct Layer<T: Element> {
+pub(super) struct Layer<T: Element> {
     forward: ResidentForward<T>,
     backward: ResidentBackward<T, T>,
     state: State<Buffer<u8>>,
