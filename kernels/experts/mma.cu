@@ -3,9 +3,6 @@
 #include "experts/gradients.cuh"
 
 namespace experts {
-PTX void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, bf16) { mma_m16n8k16_bf16(d, a, b0, b1); }
-PTX void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, f16) { mma_m16n8k16_f16(d, a, b0, b1); }
-
 // A fragment is 16 rows or columns of the product by 16 of K: four 8 by 8 matrices, of which each lane addresses one row. mn_half and
 // k_half tell which of the four is the lane's. `start` is the address of the warp's fragment number 0 at k = 0; there, bits 5 and 6 of the
 // address are free for what runs along the 128 bytes of a row, under the swizzle.
@@ -49,7 +46,7 @@ template <class T> struct Mma {
 #pragma unroll
       for (int i = 0; i < 4; i++)
 #pragma unroll
-        for (int j = 0; j < 4; j++) multiply(acc[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1], T{});
+        for (int j = 0; j < 4; j++) mma_m16n8k16(acc[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1], T{});
     }
   }
 

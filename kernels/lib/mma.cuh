@@ -33,3 +33,7 @@ PTX void mma_m16n8k8_tf32(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, ui
   emulate::mma_m16n8k8_tf32(d, a, b0, b1, at);
 }
 #endif
+
+// By the number type of the operands, which the last argument stands for.
+PTX void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, bf16) { mma_m16n8k16_bf16(d, a, b0, b1); }
+PTX void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, f16) { mma_m16n8k16_f16(d, a, b0, b1); }

@@ -4,15 +4,13 @@
 // pointers and strides allow it, else element by element. Each warp has 16 x 32 of the sums.
 #pragma once
 #include "lib/tile.cuh"
+#include "lib/vector.cuh"
 
 namespace tile_mma {
 constexpr int kDepth = 32, kStages = 4;
 constexpr int kPitch = 2 * kDepth + 16;                        // bytes: eight rows lie on different banks
 constexpr int kOperand = tile::kLines * kPitch;                // bytes of one operand of one step
 constexpr int kShared = kStages * 2 * kOperand;                // bytes of shared memory
-
-PTX void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, bf16) { mma_m16n8k16_bf16(d, a, b0, b1); }
-PTX void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, f16) { mma_m16n8k16_f16(d, a, b0, b1); }
 
 // This thread's 8 elements of one step; 0 outside.
 template <class T> PTX void load(const tile::Rows<T>& from, bool wide, int depth, int step, uint32_t to) {
@@ -30,7 +28,7 @@ template <class T> PTX void load(const tile::Rows<T>& from, bool wide, int depth
   }
 }
 
-template <class T> PTX bool is_wide(const tile::Rows<T>& from) { return from.stride % 8 == 0 && uint64_t(from.values) % 16 == 0; }
+template <class T> PTX bool is_wide(const tile::Rows<T>& from) { return from.stride % 8 == 0 && aligned_16(from.values); }
 
 // to(line of a, line of b, sum) for each of this thread's sums. `shared` holds kShared bytes, 16-byte aligned.
 template <class T, class To>
@@ -65,8 +63,8 @@ PTX void multiply(const tile::Rows<T>& a, const tile::Rows<T>& b, int depth, voi
 #pragma unroll
       for (int j = 0; j < 4; j += 2) {
         ldmatrix_x4(v, stage + kOperand + (b_line + j * 8 + lane / 16 * 8 + lane % 8) * kPitch + (k + lane / 8 % 2 * 8) * 2);
-        mma(sums[j], u, v[0], v[1], T{});
-        mma(sums[j + 1], u, v[2], v[3], T{});
+        mma_m16n8k16(sums[j], u, v[0], v[1], T{});
+        mma_m16n8k16(sums[j + 1], u, v[2], v[3], T{});
       }
     }
   }

@@ -6,7 +6,7 @@
 use super::Queue;
 use super::args::{ContrastBackward, ContrastBackwardJob, ContrastForward, ContrastJob};
 use super::driver::{Pointer, Shape};
-use super::limits::present_if;
+use super::limits::{at_least_one, present_if};
 use crate::error::{Error, Result};
 use crate::fol::Correlation;
 
@@ -42,7 +42,7 @@ pub unsafe fn forward(
         args.terms = if number == 0 { terms } else { 0 };
         args.square = i32::from(correlation == Correlation::DiagonalOfSquare);
         for (to, job) in args.jobs.iter_mut().zip(own) {
-            check_samples(job.samples)?;
+            at_least_one(&[("the number of samples", job.samples)])?;
             present_if("the similarity", job.similarity, job.samples)?;
             present_if("the group ids", job.group, i32::from(job.own != 0))?;
             *to = ContrastJob { first_unit: args.units, ..*job };
@@ -50,7 +50,7 @@ pub unsafe fn forward(
         }
         present_if("the workspace of contrast", parts, i32::from(args.terms != 0))?;
         // SAFETY: the caller's promise.
-        unsafe { queue.launch("contrast_forward", Shape::blocks(grid(queue, args.units)), &args)? };
+        unsafe { queue.launch("contrast_forward", Shape::blocks(queue.blocks(args.units as u32, 4)), &args)? };
     }
     Ok(())
 }
@@ -85,20 +85,12 @@ pub unsafe fn backward(
             args.units = more(args.units, job.samples)?;
         }
         // SAFETY: the caller's promise.
-        unsafe { queue.launch("contrast_backward", Shape::blocks(grid(queue, args.units)), &args)? };
+        unsafe { queue.launch("contrast_backward", Shape::blocks(queue.blocks(args.units as u32, 4)), &args)? };
     }
     Ok(())
-}
-
-fn check_samples(samples: i32) -> Result<()> {
-    if samples > 0 { Ok(()) } else { Err(Error::config("the number of samples", "at least 1", samples)) }
 }
 
 fn more(units: i32, samples: i32) -> Result<i32> {
     let sum = units.checked_add((samples.max(0) as u32).div_ceil(TILE) as i32);
     sum.ok_or_else(|| Error::Refused("there are too many samples for one launch".into()))
-}
-
-fn grid(queue: &Queue<'_>, units: i32) -> u32 {
-    (units.max(1) as u32).min(4 * queue.driver.facts().multiprocessors)
 }

@@ -7,7 +7,7 @@
 use super::Queue;
 use super::args::*;
 use super::driver::Shape;
-use super::limits::present;
+use super::limits::{instance, most_tiles, present};
 use crate::config::Activation;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -23,11 +23,6 @@ const MOST: usize = i32::MAX as usize - 1024;
 /// How many parts of each pair's weight gradient `dinner` writes.
 pub fn parts(expert_width: usize) -> usize {
     expert_width.div_ceil(TILE_COLS)
-}
-
-/// The most tiles that so many pairs of so many experts, the shared one among them, can make.
-pub fn most_tiles(pairs: usize, experts: usize) -> usize {
-    pairs / TILE_ROWS + experts.min(pairs)
 }
 
 /// Launches `up` over at most `pairs` pairs.
@@ -218,18 +213,14 @@ fn check_stride(stride: i64, width: i32) -> Result<()> {
 
 /// Tiles of pairs by tiles of columns.
 fn pair_tiles(pairs: usize, experts: i32, shared: bool, columns: i32, tile_columns: usize) -> Result<usize> {
-    let down = most_tiles(pairs, experts as usize + usize::from(shared));
+    let down = most_tiles(pairs, experts as usize + usize::from(shared), TILE_ROWS);
     crate::error::product("a grid of tiles", &[down, (columns as usize).div_ceil(tile_columns)])
 }
 
 /// As many blocks as run at the same time, or fewer where there is less to do.
 unsafe fn launch<A: Args>(queue: &Queue<'_>, what: &str, dtype: DType, tiles: usize, args: &A) -> Result<()> {
-    let engine = match dtype {
-        DType::F32 => "ffma_f32",
-        DType::F16 => "mma_f16",
-        DType::Bf16 => "mma_bf16",
-        DType::F64 => return Err(Error::config("the dtype on a GPU", "f32, f16 or bf16", dtype)),
-    };
+    let engine = if dtype == DType::F32 { "ffma" } else { "mma" };
+    let kernel = instance(&format!("experts_{what}_{engine}"), dtype)?;
     let facts = queue.driver.facts();
     // What a block may have is nearly all that a multiprocessor has; two of ours fit from 192 KiB on, but for f32's registers.
     let each = if dtype == DType::F32 { 1 } else { (facts.shared_bytes / SHARED_BYTES).clamp(1, 2) };
@@ -239,5 +230,5 @@ unsafe fn launch<A: Args>(queue: &Queue<'_>, what: &str, dtype: DType, tiles: us
     }
     let shape = Shape::blocks(tiles.min(resident as usize) as u32).shared(SHARED_BYTES);
     // SAFETY: the caller's promise.
-    unsafe { queue.launch(&format!("experts_{what}_{engine}"), shape, args) }
+    unsafe { queue.launch(&kernel, shape, args) }
 }

@@ -9,6 +9,11 @@ pub fn count(what: &'static str, value: usize) -> Result<i32> {
     i32::try_from(value).map_err(|_| Error::config(what, "below 2^31", value))
 }
 
+/// The tiles of `tile_rows` pairs that so many pairs of so many experts, the shared one among them, make at most.
+pub fn most_tiles(pairs: usize, experts: usize, tile_rows: usize) -> usize {
+    pairs / tile_rows.max(1) + experts.min(pairs)
+}
+
 /// Each at least 1.
 pub(super) fn at_least_one(sizes: &[(&'static str, i32)]) -> Result<()> {
     let bad = sizes.iter().find(|size| size.1 < 1);

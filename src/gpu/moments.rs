@@ -115,7 +115,7 @@ pub unsafe fn forward(
             args.units = more(args.units, chunks(job.rows, groups).1, tiles(job.columns))?;
             args.window = args.window.max(groups.min(WINDOW));
         }
-        let shape = Shape::blocks(grid(queue, args.units)).shared(args.window as u32 * WINDOW_BYTES);
+        let shape = Shape::blocks(queue.blocks(args.units as u32, 8)).shared(args.window as u32 * WINDOW_BYTES);
         // SAFETY: the caller's promise.
         unsafe { queue.launch("moments_forward", shape, &args)? };
         add = true;
@@ -145,13 +145,9 @@ pub unsafe fn backward(queue: &Queue<'_>, jobs: &[MomentsBackwardJob], upstream:
             args.units = more(args.units, chunks, tiles(job.columns))?;
         }
         // SAFETY: the caller's promise.
-        unsafe { queue.launch("moments_backward", Shape::blocks(grid(queue, args.units)), &args)? };
+        unsafe { queue.launch("moments_backward", Shape::blocks(queue.blocks(args.units as u32, 8)), &args)? };
     }
     Ok(())
-}
-
-fn grid(queue: &Queue<'_>, units: i32) -> u32 {
-    (units.max(1) as u32).min(8 * queue.driver.facts().multiprocessors)
 }
 
 fn more(units: i32, chunks: i32, tiles: i32) -> Result<i32> {

@@ -18,11 +18,6 @@ pub fn counts_len(multiprocessors: u32, experts: usize) -> Result<usize> {
     product("the counts of pairs", &[3, multiprocessors as usize, experts + 1])
 }
 
-/// Elements of the list of tiles of `tile_rows` pairs, of at most `pairs` pairs of `experts` experts, the shared one among them.
-pub fn tiles_len(pairs: usize, experts: usize, tile_rows: usize) -> usize {
-    1 + 2 * (pairs / tile_rows.max(1) + experts.min(pairs))
-}
-
 /// Final weights, the lists of pairs and of tiles, and the columns' moments.
 ///
 /// # Safety

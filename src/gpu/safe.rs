@@ -127,6 +127,10 @@ fn failed(what: &str) -> impl Fn(cudarc::driver::DriverError) -> Error + '_ {
     move |why| Error::Refused(format!("{what} failed on the GPU: {why}"))
 }
 
+fn queue<'a>(driver: &'a Cuda, stream: &CudaStream) -> Queue<'a> {
+    Queue { driver, stream: Stream(stream.cu_stream() as u64) }
+}
+
 /// What launches on that stream.
 fn driver_of(stream: &CudaStream) -> Result<Arc<Cuda>> {
     let driver = Cuda::shared(stream.context().ordinal())?;
@@ -238,7 +242,7 @@ impl CudaMoe {
             workspace: Workspace { bytes: workspace.len(), at: uses.write(workspace)? },
         };
         // SAFETY: as above.
-        unsafe { moe_forward(&self.queue(), &self.config, &args)? };
+        unsafe { moe_forward(&queue(&self.driver, &self.stream), &self.config, &args)? };
         drop(uses);
         state.of = Some(shape);
         Ok(())
@@ -288,11 +292,7 @@ impl CudaMoe {
             workspace: Workspace { bytes: workspace.len(), at: uses.write(workspace)? },
         };
         // SAFETY: as above.
-        unsafe { moe_backward(&self.queue(), &self.config, &args) }
-    }
-
-    fn queue(&self) -> Queue<'_> {
-        Queue { driver: self.driver.as_ref(), stream: Stream(self.stream.cu_stream() as u64) }
+        unsafe { moe_backward(&queue(&self.driver, &self.stream), &self.config, &args) }
     }
 
     fn shape<T: Element>(&self, input: &CudaInput<'_, T>) -> Shape {

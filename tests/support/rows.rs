@@ -7,7 +7,7 @@ use super::gpu::Gpu;
 use super::layer::Layer;
 use fair_moe::gpu::args::{GateForward, RouteForward};
 use fair_moe::gpu::buffer::Buffer;
-use fair_moe::gpu::{gate, route};
+use fair_moe::gpu::{gate, limits, route};
 use fair_moe::*;
 
 /// The slice in T; no buffer for an empty one.
@@ -125,7 +125,7 @@ pub fn route_forward(gpu: &Gpu, r: &Routes, chosen: &Buffer<i32>, weights: &Buff
     let stale = |len: usize| gpu.put(&vec![7i32; len]);
     let (row_pairs, shared_pairs) = (stale(n * r.top_k), stale(if r.shared { n } else { 0 }));
     let (expert_offsets, pair_row) = (int(e + 2), int(most));
-    let tiles = int(route::tiles_len(most, e + usize::from(r.shared), r.tile_rows));
+    let tiles = int(1 + 2 * limits::most_tiles(most, e + usize::from(r.shared), r.tile_rows));
     let counts = int(route::counts_len(gpu.driver.facts().multiprocessors, e).unwrap());
     let pair_weight = gpu.new_of::<f32>(most);
     let columns = gpu.new_of::<f32>(r.samples * e * 3);

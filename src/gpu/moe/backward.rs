@@ -3,7 +3,7 @@
 // SAFETY: what the addresses hold is the caller's promise, passed on to each launch.
 #![allow(unsafe_code)]
 
-use super::workspace::{backward_space, gate_cut};
+use super::workspace::backward_space;
 use super::{DeviceInput, State, StatePart, Workspace, expect_parts, gradients_of, weights_of};
 use crate::config::MoeConfig;
 use crate::dtype::DType;
@@ -97,7 +97,6 @@ impl Backward {
         let (experts_gradients, shared_gradients) = gradients_of(&gradients);
         let parameter = |p: Param| parameters[p];
         let gradient = |p: Param| gradients[p];
-        let gate = gate_cut(facts, config, &sizes)?;
 
         let dinner = ExpertsDinner {
             dy: args.dy,
@@ -190,7 +189,7 @@ impl Backward {
             hidden_width,
             experts,
             activation: gate_activation,
-            tiles: gate.tiles as i32,
+            tiles: space.gate.tiles as i32,
         };
         let gate_weights = GateBackwardWeights {
             x: input.x,
@@ -211,7 +210,7 @@ impl Backward {
             activation: gate_activation,
             gradient_f32,
             accumulate,
-            splits: gate.splits as i32,
+            splits: space.gate.splits as i32,
         };
         let combine = Combine {
             pairs: space.dpairs,

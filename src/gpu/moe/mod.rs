@@ -161,42 +161,32 @@ fn pairs(state: &State<Pointer>) -> Pairs {
 
 /// The parameters of the experts, and of the shared one.
 fn weights_of(parameters: &Parameters<Pointer>) -> (ExpertWeights, ExpertWeights) {
-    let experts = ExpertWeights {
-        fc1_weight: parameters[Param::ExpertsFc1Weight],
-        fc1_bias: parameters[Param::ExpertsFc1Bias],
-        glu_weight: parameters[Param::ExpertsGluWeight],
-        glu_bias: parameters[Param::ExpertsGluBias],
-        fc2_weight: parameters[Param::ExpertsFc2Weight],
-        fc2_bias: parameters[Param::ExpertsFc2Bias],
-    };
-    let shared = ExpertWeights {
-        fc1_weight: parameters[Param::SharedFc1Weight],
-        fc1_bias: parameters[Param::SharedFc1Bias],
-        glu_weight: parameters[Param::SharedGluWeight],
-        glu_bias: parameters[Param::SharedGluBias],
-        fc2_weight: parameters[Param::SharedFc2Weight],
-        fc2_bias: parameters[Param::SharedFc2Bias],
-    };
-    (experts, shared)
+    experts_of(parameters, |[fc1_weight, fc1_bias, glu_weight, glu_bias, fc2_weight, fc2_bias]| ExpertWeights {
+        fc1_weight,
+        fc1_bias,
+        glu_weight,
+        glu_bias,
+        fc2_weight,
+        fc2_bias,
+    })
 }
 
 /// The gradients of the experts, and of the shared one.
 fn gradients_of(gradients: &Parameters<Pointer>) -> (ExpertGradients, ExpertGradients) {
-    let experts = ExpertGradients {
-        fc1_weight: gradients[Param::ExpertsFc1Weight],
-        fc1_bias: gradients[Param::ExpertsFc1Bias],
-        glu_weight: gradients[Param::ExpertsGluWeight],
-        glu_bias: gradients[Param::ExpertsGluBias],
-        fc2_weight: gradients[Param::ExpertsFc2Weight],
-        fc2_bias: gradients[Param::ExpertsFc2Bias],
-    };
-    let shared = ExpertGradients {
-        fc1_weight: gradients[Param::SharedFc1Weight],
-        fc1_bias: gradients[Param::SharedFc1Bias],
-        glu_weight: gradients[Param::SharedGluWeight],
-        glu_bias: gradients[Param::SharedGluBias],
-        fc2_weight: gradients[Param::SharedFc2Weight],
-        fc2_bias: gradients[Param::SharedFc2Bias],
-    };
-    (experts, shared)
+    experts_of(gradients, |[fc1_weight, fc1_bias, glu_weight, glu_bias, fc2_weight, fc2_bias]| ExpertGradients {
+        fc1_weight,
+        fc1_bias,
+        glu_weight,
+        glu_bias,
+        fc2_weight,
+        fc2_bias,
+    })
+}
+
+/// What is made of the addresses of the experts, and of the shared one.
+fn experts_of<S>(all: &Parameters<Pointer>, make: impl Fn([Pointer; 6]) -> S) -> (S, S) {
+    use Param::*;
+    let experts = [ExpertsFc1Weight, ExpertsFc1Bias, ExpertsGluWeight, ExpertsGluBias, ExpertsFc2Weight, ExpertsFc2Bias];
+    let shared = [SharedFc1Weight, SharedFc1Bias, SharedGluWeight, SharedGluBias, SharedFc2Weight, SharedFc2Bias];
+    (make(experts.map(|p| all[p])), make(shared.map(|p| all[p])))
 }

@@ -5,6 +5,7 @@ use crate::dtype::DType;
 use crate::error::{Error, Result, all, product};
 use crate::gpu::driver::Pointer;
 use crate::gpu::experts;
+use crate::gpu::limits::most_tiles;
 
 /// The counts that a layer's kernels go by. Each fits in 32 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +41,7 @@ impl Sizes {
         };
         let routed_pairs = chosen.min(taken);
         let pairs = routed_pairs + if config.shared_expert { needed } else { 0 };
-        let tiles = pairs / experts::TILE_ROWS + experts + 2;
+        let tiles = most_tiles(pairs, experts + usize::from(config.shared_expert), experts::TILE_ROWS);
         let counts = [
             ("the number of rows", rows),
             ("the number of choices", product("the choices", &[rows, config.top_k])?),

@@ -54,6 +54,8 @@ pub fn forward_workspace_bytes(
 
 /// A backward pass's own buffers.
 pub(super) struct BackwardSpace {
+    /// How the gradients of the gate's parameters are cut into work.
+    pub gate: gate::Cut,
     pub dinner: Pointer,
     pub dglu: Pointer,
     pub weighted: Pointer,
@@ -75,9 +77,10 @@ pub(super) fn backward_space(
 ) -> Result<(BackwardSpace, usize)> {
     let (bytes, inner) = (dtype.bytes(), [sizes.pairs, config.experts.width]);
     let hidden = config.gate.hidden.map_or(0, |h| h.width);
-    let gate = gate_cut(facts, config, sizes)?;
+    let gate = gate::Cut::new(facts.multiprocessors, sizes.rows, config.width, hidden, config.experts.count, config.gate.bias)?;
     let mut carve = Carve::new(block);
     let space = BackwardSpace {
+        gate,
         dinner: carve.take("the gradient on the inner layer", &inner, bytes)?,
         dglu: if config.experts.gated { carve.take("the gradient on the gating map", &inner, bytes)? } else { 0 },
         weighted: carve.take("the weighted hidden layer", &inner, bytes)?,
@@ -106,10 +109,4 @@ pub fn backward_workspace_bytes(
 ) -> Result<usize> {
     let sizes = Sizes::new(config, tokens, samples, needed)?;
     backward_space(facts, config, dtype, &sizes, 0).map(|(_, bytes)| bytes)
-}
-
-/// How the gradients of the gate's parameters are cut into work.
-pub(super) fn gate_cut(facts: &Facts, config: &MoeConfig, sizes: &Sizes) -> Result<gate::Cut> {
-    let hidden = config.gate.hidden.map_or(0, |h| h.width);
-    gate::Cut::new(facts.multiprocessors, sizes.rows, config.width, hidden, config.experts.count, config.gate.bias)
 }

@@ -4,12 +4,11 @@
 // they were uploaded; what backward reads was left by a forward pass over buffers of the same lengths.
 #![allow(unsafe_code)]
 
-use super::{Uses, driver_of, failed};
+use super::{Uses, driver_of, failed, queue};
 use crate::error::{Error, Result, expect_shape};
 use crate::fol::{FolConfig, check_gate, check_ids};
-use crate::gpu::Queue;
+use crate::gpu::driver::Driver;
 use crate::gpu::driver::cuda::Cuda;
-use crate::gpu::driver::{Driver, Stream};
 use crate::gpu::fol::{DeviceBatch, DeviceGate, DeviceGradients, DeviceGroups, Memory, Problem, backward, forward, kernels};
 use crate::moe::Layout;
 use cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut, DeviceSlice};
@@ -238,7 +237,7 @@ impl CudaFol {
         let begin = uses.write(&mut state.block)?;
         let memory = Memory::new(self.driver.facts(), &self.config, &problem, begin)?;
         // SAFETY: as above.
-        unsafe { forward(&self.queue(), &self.config, &problem, &memory)? };
+        unsafe { forward(&queue(&self.driver, &self.stream), &self.config, &problem, &memory)? };
         state.of = Some((self.config.clone(), lengths, (memory.terms - begin) as usize));
         Ok(())
     }
@@ -268,11 +267,7 @@ impl CudaFol {
         let memory = Memory::new(self.driver.facts(), &self.config, &problem, begin)?;
         let gradients = gradients.raw(&mut uses)?;
         // SAFETY: as above.
-        unsafe { backward(&self.queue(), &self.config, &problem, &memory, upstream, &gradients) }
-    }
-
-    fn queue(&self) -> Queue<'_> {
-        Queue { driver: self.driver.as_ref(), stream: Stream(self.stream.cu_stream() as u64) }
+        unsafe { backward(&queue(&self.driver, &self.stream), &self.config, &problem, &memory, upstream, &gradients) }
     }
 }
 
