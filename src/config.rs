@@ -5,6 +5,7 @@ use std::{fmt, str::FromStr};
 
 /// An activation function, element by element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 pub enum Activation {
     /// max(x, 0).
     Relu,

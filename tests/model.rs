@@ -5,8 +5,8 @@ mod support;
 
 use candle_core::{DType, Device, Tensor};
 use fair_moe::candle::{TensorGroups, fol};
-use fair_moe::model::{Clip, ClipConfig, ClipOutput, Mixtures, Preset, TowerConfig, Weights};
-use fair_moe::{Capacity, Fol, FolConfig};
+use fair_moe::model::{Clip, ClipConfig, ClipOutput, Mixtures, Preset, Subtract, TowerConfig, Weights};
+use fair_moe::{Activation, Capacity, Fol, FolConfig};
 use std::collections::BTreeMap;
 use support::{Case, assert_close};
 
@@ -25,6 +25,7 @@ fn config(case: &Case) -> ClipConfig {
         vocabulary: size("vocab"),
         text: tower("text"),
         embed: size("embed"),
+        hidden_act: Activation::QuickGelu,
     }
 }
 
@@ -80,22 +81,21 @@ fn mixtures(case: &Case, preset: Preset, config: &ClipConfig, prune: bool) -> Mi
     for (moe, capacity) in [(&mut mixtures.vision_token, "capacity_vision"), (&mut mixtures.text_token, "capacity_text")] {
         (moe.experts.count, moe.top_k, moe.capacity) =
             (size("experts"), case.size("top_k"), Capacity::Fixed(case.size(capacity)));
-        assert_eq!(moe.subtract_input, case.flag("subtract_input"));
         assert_eq!(moe.experts.activation.name(), case.text("expert_activation"));
     }
+    assert_eq!(mixtures.subtract == Subtract::LayerInput, case.flag("subtract_input"));
     mixtures
 }
 
 /// The gates as recorded: [T, B, E] and [B, E].
 fn gates(out: &ClipOutput) -> [(&'static str, Vec<f64>); 4] {
     let tokens_first = |t: &Tensor| values(&t.transpose(0, 1).unwrap());
-    let [image_token, image_feature] = out.image.gates.as_ref().unwrap();
-    let [text_token, text_feature] = out.text.gates.as_ref().unwrap();
+    let (image, text) = (out.image.gates.as_ref().unwrap(), out.text.gates.as_ref().unwrap());
     [
-        ("gate.image_token", tokens_first(&image_token.weights)),
-        ("gate.text_token", tokens_first(&text_token.weights)),
-        ("gate.image_feature", values(&image_feature.weights)),
-        ("gate.text_feature", values(&text_feature.weights)),
+        ("gate.image_token", tokens_first(&image.token.weights)),
+        ("gate.text_token", tokens_first(&text.token.weights)),
+        ("gate.image_feature", values(&image.feature.weights)),
+        ("gate.text_feature", values(&text.feature.weights)),
     ]
 }
 
@@ -116,8 +116,8 @@ fn step_agrees(preset: Preset, name: &str, prune: bool, bound: f64) {
     let (lambda_distance, lambda_dispersion) = (case.number("lambda_distance"), case.number("lambda_dispersion"));
     let lambda_batch_variance = if preset == Preset::Authors { lambda_dispersion } else { 0.0 };
     let loss = Fol::new(FolConfig { lambda_distance, lambda_dispersion, lambda_batch_variance, ..preset.loss() }).unwrap();
-    let groups = [0, 1, 2].map(|g| forward(&format!("group{g}.")).loss_input(preset));
-    let found = fol(&loss, &out.loss_input(preset), TensorGroups::Separate(&groups)).unwrap();
+    let groups = [0, 1, 2].map(|g| forward(&format!("group{g}.")).loss_input(&preset.gates()).unwrap());
+    let found = fol(&loss, &out.loss_input(&preset.gates()).unwrap(), TensorGroups::Separate(&groups)).unwrap();
     assert_close("loss", &values(&found.total), case.get("loss"), bound);
     assert_close("loss.clip", &[found.state.terms.clip], case.get("loss.clip"), 1e-10);
 
@@ -158,7 +158,7 @@ fn every_parameter_of_a_fair_moe_gets_a_gradient() {
     let clip = Clip::new(config, Some(&mixtures), weights).unwrap();
     let out = clip.forward(&tensor(&case, "image"), &ids(&case, "ids")).unwrap();
     let loss = Fol::new(FolConfig::paper()).unwrap();
-    let found = fol(&loss, &out.loss_input(Preset::Paper), TensorGroups::Separate(&[])).unwrap();
+    let found = fol(&loss, &out.loss_input(&Preset::Paper.gates()).unwrap(), TensorGroups::Separate(&[])).unwrap();
     let gradients = found.total.backward().unwrap();
     for (name, var) in clip.weights().iter() {
         let gradient = values(gradients.get(var).unwrap_or_else(|| panic!("{name} has no gradient")));
@@ -184,9 +184,9 @@ fn a_sample_is_encoded_alone_as_among_others() {
         for (one, all) in [(&one.image, &all.image), (&one.text, &all.text)] {
             let same = |what: &str, one: &Tensor, all: Tensor| assert_close(what, &values(one), &values(&all), 1e-12);
             same("embedding", &one.embedding, all.embedding.narrow(0, b, 1).unwrap());
-            let ([token, feature], [tokens, features]) = (one.gates.as_ref().unwrap(), all.gates.as_ref().unwrap());
-            same("token gate", &token.weights, tokens.weights.narrow(0, b, 1).unwrap());
-            same("feature gate", &feature.weights, features.weights.narrow(1, b, 1).unwrap());
+            let (one, all) = (one.gates.as_ref().unwrap(), all.gates.as_ref().unwrap());
+            same("token gate", &one.token.weights, all.token.weights.narrow(0, b, 1).unwrap());
+            same("feature gate", &one.feature.weights, all.feature.weights.narrow(0, b, 1).unwrap());
         }
     }
 }

@@ -1,12 +1,15 @@
 //! The two towers, and what they say of a batch.
 
-use super::config::{ClipConfig, Mixtures, Preset, TowerConfig};
-use super::ops::{project, unit};
-use super::tower::Tower;
+use super::config::{ClipConfig, TowerConfig};
+use super::gates::{GateChoice, GateScores, GateSet, Gates};
+use super::mixtures::{Mixtures, Subtract};
+use super::ops::{linear, unit};
+use super::tower::{TokenMixture, Tower};
 use super::weights::Weights;
-use crate::candle::{FolInput, GateTensor, MoeRows, moe};
+use crate::candle::{FolInput, MoeRows, moe};
+use crate::config::MoeConfig;
 use crate::moe::{Layout, Moe};
-use candle_core::{Device, Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
 
 /// candle spreads an operation of at least so many numbers over threads that spin while they wait, which costs more than it
 /// gains where several models train side by side; and what is smaller stays in the cache.
@@ -18,6 +21,7 @@ pub struct Clip {
     config: ClipConfig,
     mixtures: Option<Layers>,
     weights: Weights,
+    computing: DType,
 }
 
 /// The four mixtures as layers.
@@ -27,16 +31,19 @@ struct Layers {
     text_token: Moe,
     vision_feature: Moe,
     text_feature: Moe,
+    subtract: Subtract,
+    feature_residual: bool,
+    route_padding: bool,
     prune: bool,
 }
 
 /// One side of a batch.
 #[derive(Clone, Debug)]
 pub struct Encoded {
-    /// [B, embed], rows of length 1.
+    /// [B, embed], rows of length 1; f64 where the model computes in f64, else f32.
     pub embedding: Tensor,
-    /// Final weights of the token mixture [B, T, E] and of the feature mixture [1, B, E]; none in a plain CLIP.
-    pub gates: Option<[GateTensor; 2]>,
+    /// What the gates said; none in a plain CLIP.
+    pub gates: Option<Gates>,
     /// `[B · T]`: true up to and including a text's end token; none for images.
     pub text_rows: Option<Vec<bool>>,
 }
@@ -55,24 +62,21 @@ pub struct ClipOutput {
 }
 
 impl Clip {
-    /// A model of these parameters; they must have been made for this configuration.
+    /// A model of these parameters; they must have been made for this configuration. It computes in their dtype, and where they are.
     ///
     /// # Errors
     /// When the configuration is out of range.
     pub fn new(config: ClipConfig, mixtures: Option<&Mixtures>, weights: Weights) -> crate::Result<Self> {
         config.check()?;
-        let layers = |m: &Mixtures| {
-            let [vision_token, text_token, vision_feature, text_feature] =
-                [&m.vision_token, &m.text_token, &m.vision_feature, &m.text_feature].map(|moe| Moe::new(moe.clone()));
-            Ok::<_, crate::Error>(Layers {
-                vision_token: vision_token?,
-                text_token: text_token?,
-                vision_feature: vision_feature?,
-                text_feature: text_feature?,
-                prune: m.prune,
-            })
-        };
-        Ok(Self { config, mixtures: mixtures.map(layers).transpose()?, weights })
+        let computing = weights.get("logit_scale")?.dtype();
+        Ok(Self { config, mixtures: mixtures.map(Layers::new).transpose()?, weights, computing })
+    }
+
+    /// The same model computing in f64, f32, bf16 or f16. Parameters and their gradients keep their dtype, and norms, softmax,
+    /// gates and the comparison of both sides are computed in f32 at least.
+    #[must_use]
+    pub fn computing(self, dtype: DType) -> Self {
+        Self { computing: dtype, ..self }
     }
 
     /// Its sizes.
@@ -92,7 +96,8 @@ impl Clip {
     pub fn forward(&self, pixels: &Tensor, ids: &[Vec<u32>]) -> Result<ClipOutput> {
         let (image, text) = (self.image(pixels)?, self.text(ids)?);
         let cosine = image.embedding.matmul(&text.embedding.t()?)?;
-        Ok(ClipOutput { image, text, cosine, scale: self.weights.get("logit_scale")?.exp()? })
+        let scale = self.weights.get("logit_scale")?.to_dtype(cosine.dtype())?.exp()?;
+        Ok(ClipOutput { image, text, cosine, scale })
     }
 
     /// Encodes images [B, 3, S, S].
@@ -111,20 +116,22 @@ impl Clip {
         self.embed(features, gate, None, self.mixtures.as_ref().map(|m| (&m.vision_feature, "vision_feature_moe")))
     }
 
-    /// Projected features of a few images [B, embed], and their token mixture's weights [B, T, E].
-    fn image_features(&self, pixels: &Tensor) -> Result<(Tensor, Option<Tensor>)> {
+    /// Projected features of a few images [B, embed], and what their token mixture's gate said.
+    fn image_features(&self, pixels: &Tensor) -> Result<(Tensor, Option<GateScores>)> {
         let (samples, patch) = (pixels.dim(0)?, self.config.patch);
         let tower = self.tower("vision_model", self.rows(self.config.image_tokens(), vec![0; samples]));
         // Patches do not overlap, so the patch convolution is one matrix product.
         let side = self.config.image / patch;
+        let pixels = pixels.to_dtype(self.computing)?;
         let patches = pixels.reshape(&[samples, 3, side, patch, side, patch][..])?.permute(vec![0, 2, 4, 1, 3, 5])?;
         let kernel = tower.get("embeddings.patch_embedding.weight")?.flatten_from(1)?;
-        let patches = project(&patches.reshape((samples, side * side, 3 * patch * patch))?, &kernel)?;
-        let class = tower.get("embeddings.class_embedding")?.broadcast_as((samples, 1, self.config.vision.width))?;
-        let h = Tensor::cat(&[&class, &patches], 1)?.broadcast_add(tower.get("embeddings.position_embedding.weight")?)?;
-        let (h, gate) = tower.run(tower.norm(&h, "pre_layrnorm")?, None)?;
+        let patches = linear(&patches.reshape((samples, side * side, 3 * patch * patch))?, None, &kernel, None)?;
+        let part = |name: &str| tower.get(&format!("embeddings.{name}"))?.to_dtype(self.computing);
+        let class = part("class_embedding")?.broadcast_as((samples, 1, self.config.vision.width))?;
+        let h = Tensor::cat(&[&class, &patches], 1)?.broadcast_add(&part("position_embedding.weight")?)?;
+        let (h, gate) = tower.run(tower.norm(&h, "pre_layrnorm")?)?;
         let pooled = tower.norm(&h.narrow(1, 0, 1)?.squeeze(1)?, "post_layernorm")?;
-        Ok((project(&pooled, self.weights.get("visual_projection.weight")?)?, gate))
+        Ok((linear(&pooled, None, self.weights.get("visual_projection.weight")?, None)?, gate))
     }
 
     /// Encodes texts, each `context` token ids long; a text ends with its largest id, padding follows.
@@ -147,25 +154,32 @@ impl Clip {
         let few = self.few(ids.len(), context, &self.config.text);
         let parts = ids.chunks(few).zip(ends.chunks(few)).map(|(ids, ends)| self.text_features(ids, ends));
         let (features, gate) = join(parts)?;
-        let text_rows = ends.iter().flat_map(|&end| (0..context).map(move |t| t <= end)).collect();
+        let text_rows = self.not_padding(&ends);
         self.embed(features, gate, Some(text_rows), self.mixtures.as_ref().map(|m| (&m.text_feature, "text_feature_moe")))
     }
 
-    /// Projected features of a few texts that end at `ends` [B, embed], and their token mixture's weights [B, T, E].
-    fn text_features(&self, ids: &[Vec<u32>], ends: &[usize]) -> Result<(Tensor, Option<Tensor>)> {
+    /// Projected features of a few texts that end at `ends` [B, embed], and what their token mixture's gate said.
+    fn text_features(&self, ids: &[Vec<u32>], ends: &[usize]) -> Result<(Tensor, Option<GateScores>)> {
         let context = self.config.context;
-        let tower = self.tower("text_model", self.rows(context, ends.to_vec()));
+        let mut rows = self.rows(context, ends.to_vec());
+        if self.mixtures.as_ref().is_some_and(|m| !m.route_padding) {
+            rows.row_mask = Some(self.not_padding(ends));
+        }
+        let tower = self.tower("text_model", rows);
         let table = tower.get("embeddings.token_embedding.weight")?;
-        let h = table.index_select(&Tensor::new(ids.concat(), &Device::Cpu)?, 0)?;
+        let h = table.index_select(&Tensor::new(ids.concat(), table.device())?, 0)?.to_dtype(self.computing)?;
         let h = h.reshape((ids.len(), context, self.config.text.width))?;
-        let h = h.broadcast_add(tower.get("embeddings.position_embedding.weight")?)?;
-        let future = |i: usize| if i % context > i / context { f32::NEG_INFINITY } else { 0.0 };
-        let mask: Vec<f32> = (0..context * context).map(future).collect();
-        let mask = Tensor::from_vec(mask, (context, context), &Device::Cpu)?.to_dtype(h.dtype())?;
-        let (h, gate) = tower.run(h, Some(&mask))?;
+        let h = h.broadcast_add(&tower.get("embeddings.position_embedding.weight")?.to_dtype(self.computing)?)?;
+        let (h, gate) = tower.run(h)?;
         let last: Vec<u32> = ends.iter().enumerate().map(|(b, end)| (b * context + end) as u32).collect();
-        let pooled = h.flatten_to(1)?.index_select(&Tensor::new(last, &Device::Cpu)?, 0)?;
-        Ok((project(&tower.norm(&pooled, "final_layer_norm")?, self.weights.get("text_projection.weight")?)?, gate))
+        let pooled = h.flatten_to(1)?.index_select(&Tensor::new(last, h.device())?, 0)?;
+        let pooled = tower.norm(&pooled, "final_layer_norm")?;
+        Ok((linear(&pooled, None, self.weights.get("text_projection.weight")?, None)?, gate))
+    }
+
+    /// `[B · T]`: true up to and including each text's end.
+    fn not_padding(&self, ends: &[usize]) -> Vec<bool> {
+        ends.iter().flat_map(|&end| (0..self.config.context).map(move |t| t <= end)).collect()
     }
 
     /// How many samples pass a tower at a time, so that its widest tensor stays below [`SMALL`] where that is possible.
@@ -178,11 +192,13 @@ impl Clip {
     }
 
     fn tower(&self, name: &'static str, rows: MoeRows) -> Tower<'_> {
-        let (config, mixture) = match name {
-            "vision_model" => (self.config.vision, self.mixtures.as_ref().map(|m| &m.vision_token)),
-            _ => (self.config.text, self.mixtures.as_ref().map(|m| &m.text_token)),
-        };
-        Tower { name, config, weights: &self.weights, mixture: mixture.map(|moe| (moe, rows)) }
+        let (config, causal) = if name == "text_model" { (self.config.text, true) } else { (self.config.vision, false) };
+        let mixture = self.mixtures.as_ref().map(|m| TokenMixture {
+            layer: if name == "text_model" { &m.text_token } else { &m.vision_token },
+            rows,
+            subtract: m.subtract,
+        });
+        Tower { name, config, hidden_act: self.config.hidden_act, causal, weights: &self.weights, mixture }
     }
 
     /// All rows routed; the experts' output needed for one token of each sample.
@@ -195,43 +211,67 @@ impl Clip {
     /// Passes projected features [B, embed] through their mixture, and makes them unit rows.
     fn embed(
         &self,
-        feature: Tensor,
-        token: Option<Tensor>,
+        mut feature: Tensor,
+        token: Option<GateScores>,
         text_rows: Option<Vec<bool>>,
         mixture: Option<(&Moe, &str)>,
     ) -> Result<Encoded> {
-        let (Some((layer, name)), Some(token)) = (mixture, token) else {
-            return Ok(Encoded { embedding: unit(&feature)?, gates: None, text_rows });
-        };
-        // One token a sample: [1, B, embed].
-        let layout = Layout::TokensFirst;
-        let out = moe(layer, &feature.unsqueeze(0)?, self.weights.get(name)?, MoeRows::new(layout))?;
-        let token = GateTensor { weights: token, layout: Layout::SamplesFirst, row_mask: None };
-        let gates = Some([token, GateTensor { weights: out.weights, layout, row_mask: None }]);
-        Ok(Encoded { embedding: unit(&out.y.squeeze(0)?)?, gates, text_rows })
+        let mut gates = None;
+        if let (Some((layer, name)), Some(token)) = (mixture, token) {
+            // One token a sample: [B, 1, embed].
+            let x = feature.unsqueeze(1)?;
+            let parameters = self.weights.get(name)?.to_dtype(x.dtype())?;
+            let out = moe(layer, &x, &parameters, MoeRows::new(Layout::SamplesFirst))?;
+            let y = out.y.squeeze(1)?;
+            feature = if self.mixtures.as_ref().is_some_and(|m| m.feature_residual) { (feature + y)? } else { y };
+            let [weights, probabilities, logits] = [out.weights, out.probabilities, out.logits].map(|t| t.squeeze(1));
+            let scores = GateScores { weights: weights?, probabilities: probabilities?, logits: logits? };
+            gates = Some(Gates { token, feature: scores });
+        }
+        let wide = if self.computing == DType::F64 { DType::F64 } else { DType::F32 };
+        Ok(Encoded { embedding: unit(&feature.to_dtype(wide)?)?, gates, text_rows })
     }
 }
 
-/// Puts the features of a few samples each, and their mixture's weights, behind each other.
-fn join(parts: impl Iterator<Item = Result<(Tensor, Option<Tensor>)>>) -> Result<(Tensor, Option<Tensor>)> {
+impl Layers {
+    fn new(m: &Mixtures) -> crate::Result<Self> {
+        let token = |moe: &MoeConfig| Moe::new(MoeConfig { subtract_input: m.subtract == Subtract::LayerInput, ..moe.clone() });
+        Ok(Self {
+            vision_token: token(&m.vision_token)?,
+            text_token: token(&m.text_token)?,
+            vision_feature: Moe::new(m.vision_feature.clone())?,
+            text_feature: Moe::new(m.text_feature.clone())?,
+            subtract: m.subtract,
+            feature_residual: m.feature_residual,
+            route_padding: m.route_padding,
+            prune: m.prune,
+        })
+    }
+}
+
+/// Puts the features of a few samples each, and what their mixture's gate said, behind each other.
+fn join(parts: impl Iterator<Item = Result<(Tensor, Option<GateScores>)>>) -> Result<(Tensor, Option<GateScores>)> {
     let (features, gates): (Vec<_>, Vec<_>) = parts.collect::<Result<Vec<_>>>()?.into_iter().unzip();
     let gates: Option<Vec<_>> = gates.into_iter().collect();
-    Ok((Tensor::cat(&features, 0)?, gates.map(|gates| Tensor::cat(&gates, 0)).transpose()?))
+    Ok((Tensor::cat(&features, 0)?, gates.map(|gates| GateScores::join(&gates)).transpose()?))
 }
 
 impl ClipOutput {
-    /// What the loss reads: all gates, and texts only up to their end token (paper); or the text's gates, padding included
-    /// (authors). A plain CLIP has no gates.
-    pub fn loss_input(&self, preset: Preset) -> FolInput {
-        let gates = |side: &Encoded| side.gates.clone().into_iter().flatten();
-        let gates = match preset {
-            Preset::Authors => gates(&self.text).collect(),
-            Preset::Paper => {
-                let mut text: Vec<_> = gates(&self.text).collect();
-                text.iter_mut().take(1).for_each(|token| token.row_mask = self.text.text_rows.clone());
-                gates(&self.image).chain(text).collect()
-            }
+    /// What the loss reads. A plain CLIP has no gates.
+    ///
+    /// # Errors
+    /// When rows must be chosen by weights that cannot be read.
+    pub fn loss_input(&self, choice: &GateChoice) -> Result<FolInput> {
+        let sides: &[&Encoded] = match choice.gates {
+            GateSet::All => &[&self.image, &self.text],
+            GateSet::Text => &[&self.text],
         };
-        FolInput { similarity: self.cosine.clone(), scale: self.scale.clone(), gates }
+        let mut gates = vec![];
+        for side in sides {
+            if let Some(both) = &side.gates {
+                gates.extend(both.chosen(choice, side.text_rows.as_deref())?);
+            }
+        }
+        Ok(FolInput { similarity: self.cosine.clone(), scale: self.scale.clone(), gates })
     }
 }

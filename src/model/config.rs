@@ -1,6 +1,7 @@
-//! What a model is: the sizes of its two towers, and its mixtures.
+//! What a model is: the sizes of its two towers, and whose Fair-MoE it follows.
 
-use crate::config::MoeConfig;
+use super::gates::{GateChoice, GateRows, GateSet, GateValue};
+use crate::config::Activation;
 use crate::error::{Error, Result};
 use crate::fol::FolConfig;
 use serde::{Deserialize, Serialize};
@@ -34,13 +35,45 @@ pub struct ClipConfig {
     pub text: TowerConfig,
     /// Width of the features that images and texts share.
     pub embed: usize,
+    /// The activation between the two maps of a block's MLP: OpenAI's CLIPs have `quick_gelu`.
+    #[serde(default = "quick_gelu")]
+    pub hidden_act: Activation,
+}
+
+fn quick_gelu() -> Activation {
+    Activation::QuickGelu
 }
 
 impl ClipConfig {
     /// The smallest that learns: for 64-pixel images, trained from scratch within minutes on a CPU.
     pub fn tiny(context: usize, vocabulary: usize) -> Self {
         let tower = TowerConfig { width: 64, layers: 2, heads: 2 };
-        Self { image: 64, patch: 8, vision: tower, context, vocabulary, text: tower, embed: 64 }
+        Self { image: 64, patch: 8, vision: tower, context, vocabulary, text: tower, embed: 64, hidden_act: quick_gelu() }
+    }
+
+    /// OpenAI's ViT-B/16: 149,620,737 parameters.
+    pub fn vit_b16() -> Self {
+        Self {
+            image: 224,
+            patch: 16,
+            vision: TowerConfig { width: 768, layers: 12, heads: 12 },
+            context: 77,
+            vocabulary: 49408,
+            text: TowerConfig { width: 512, layers: 12, heads: 8 },
+            embed: 512,
+            hidden_act: quick_gelu(),
+        }
+    }
+
+    /// OpenAI's ViT-L/14: 427,616,513 parameters.
+    pub fn vit_l14() -> Self {
+        Self {
+            patch: 14,
+            vision: TowerConfig { width: 1024, layers: 24, heads: 16 },
+            text: TowerConfig { width: 768, layers: 12, heads: 12 },
+            embed: 768,
+            ..Self::vit_b16()
+        }
     }
 
     /// Tokens of an image: its patches, and the class token before them.
@@ -91,6 +124,14 @@ impl Preset {
             Preset::Authors => FolConfig::authors(),
         }
     }
+
+    /// What its loss reads of the gates.
+    pub fn gates(self) -> GateChoice {
+        match self {
+            Preset::Paper => GateChoice { gates: GateSet::All, of: GateValue::Weights, rows: GateRows::NotPadding },
+            Preset::Authors => GateChoice { gates: GateSet::Text, of: GateValue::Weights, rows: GateRows::All },
+        }
+    }
 }
 
 impl fmt::Display for Preset {
@@ -109,39 +150,6 @@ impl FromStr for Preset {
             "paper" => Ok(Preset::Paper),
             "authors" => Ok(Preset::Authors),
             _ => Err(Error::config("preset", "paper or authors", s)),
-        }
-    }
-}
-
-/// The four mixtures of Fair-MoE.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Mixtures {
-    /// In the last block of the image tower.
-    pub vision_token: MoeConfig,
-    /// In the last block of the text tower.
-    pub text_token: MoeConfig,
-    /// Behind the image's projection.
-    pub vision_feature: MoeConfig,
-    /// Behind the text's projection.
-    pub text_feature: MoeConfig,
-    /// Whether the experts of the last blocks run only on the rows that are read afterwards: the class token's and the end
-    /// token's. Exact: nothing reads the others.
-    pub prune: bool,
-}
-
-impl Mixtures {
-    /// A preset's, with one feature expert for each of the attribute's `groups`.
-    pub fn preset(preset: Preset, config: &ClipConfig, groups: usize) -> Self {
-        let (token, feature) = match preset {
-            Preset::Paper => (MoeConfig::token_paper as fn(_) -> _, MoeConfig::feature_paper(config.embed, groups)),
-            Preset::Authors => (MoeConfig::token_authors as fn(_) -> _, MoeConfig::feature_authors(config.embed, groups)),
-        };
-        Self {
-            vision_token: token(config.vision.width),
-            text_token: token(config.text.width),
-            vision_feature: feature.clone(),
-            text_feature: feature,
-            prune: true,
         }
     }
 }

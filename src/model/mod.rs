@@ -7,11 +7,15 @@
 mod clip;
 mod config;
 mod file;
+mod gates;
+mod mixtures;
 mod ops;
 mod tower;
 mod weights;
 
 pub use clip::{Clip, ClipOutput, Encoded};
-pub use config::{ClipConfig, Mixtures, Preset, TowerConfig};
+pub use config::{ClipConfig, Preset, TowerConfig};
 pub use file::{read_tensors, write_tensors};
+pub use gates::{GateChoice, GateRows, GateScores, GateSet, GateValue, Gates};
+pub use mixtures::{Mixtures, Subtract};
 pub use weights::Weights;

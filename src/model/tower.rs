@@ -1,11 +1,14 @@
 //! One transformer tower.
 
 use super::config::TowerConfig;
-use super::ops::{layer_norm, project, quick_gelu};
+use super::gates::GateScores;
+use super::mixtures::Subtract;
+use super::ops::{attention, layer_norm, linear};
 use super::weights::Weights;
 use crate::candle::{MoeRows, moe};
+use crate::config::Activation;
 use crate::moe::Moe;
-use candle_core::{D, Result, Tensor};
+use candle_core::{Result, Tensor};
 
 /// A tower's parameters and shape.
 pub(super) struct Tower<'a> {
@@ -13,32 +16,49 @@ pub(super) struct Tower<'a> {
     pub name: &'static str,
     /// Its sizes.
     pub config: TowerConfig,
+    /// The activation of its MLPs.
+    pub hidden_act: Activation,
+    /// Whether a token sees only itself and those before it.
+    pub causal: bool,
     /// All parameters of the model.
     pub weights: &'a Weights,
-    /// What stands in place of the last block's MLP, and the rows that it must serve.
-    pub mixture: Option<(&'a Moe, MoeRows)>,
+    /// What stands in place of the last block's MLP.
+    pub mixture: Option<TokenMixture<'a>>,
+}
+
+/// The token mixture of a tower, and the rows that it must serve.
+pub(super) struct TokenMixture<'a> {
+    pub layer: &'a Moe,
+    pub rows: MoeRows,
+    pub subtract: Subtract,
 }
 
 impl Tower<'_> {
-    /// h [B, T, D] -> the last hidden layer [B, T, D], and the mixture's final weights [B, T, E]. `mask` [T, T] is added to attention scores.
-    pub fn run(&self, mut h: Tensor, mask: Option<&Tensor>) -> Result<(Tensor, Option<Tensor>)> {
+    /// h [B, T, D] -> the last hidden layer [B, T, D], and what the mixture's gate said.
+    pub fn run(&self, mut h: Tensor) -> Result<(Tensor, Option<GateScores>)> {
         let mut gate = None;
         for layer in 0..self.config.layers {
             let block = format!("encoder.layers.{layer}");
-            let attended =
-                self.attention(&self.norm(&h, &format!("{block}.layer_norm1"))?, &format!("{block}.self_attn"), mask)?;
-            h = (h + attended)?;
+            let x = self.norm(&h, &format!("{block}.layer_norm1"))?;
+            h = (h + self.attention(&x, &format!("{block}.self_attn"))?)?;
             let x = self.norm(&h, &format!("{block}.layer_norm2"))?;
             let mlp = format!("{block}.mlp");
-            let y = match &self.mixture {
-                Some((layer_moe, rows)) if layer + 1 == self.config.layers => {
-                    let out = moe(layer_moe, &x, self.get(&mlp)?, rows.clone())?;
-                    gate = Some(out.weights);
-                    out.y
+            h = match &self.mixture {
+                Some(mixture) if layer + 1 == self.config.layers => {
+                    let parameters = self.get(&mlp)?.to_dtype(x.dtype())?;
+                    let out = moe(mixture.layer, &x, &parameters, mixture.rows.clone())?;
+                    gate = Some(GateScores { weights: out.weights, probabilities: out.probabilities, logits: out.logits });
+                    match mixture.subtract {
+                        Subtract::BlockInput => out.y,
+                        // The layer itself takes its input off.
+                        Subtract::Nothing | Subtract::LayerInput => (h + out.y)?,
+                    }
                 }
-                _ => self.linear(&quick_gelu(&self.linear(&x, &format!("{mlp}.fc1"))?)?, &format!("{mlp}.fc2"))?,
+                _ => {
+                    let inner = self.linear(&x, None, &format!("{mlp}.fc1"))?;
+                    (h + self.linear(&inner, Some(self.hidden_act), &format!("{mlp}.fc2"))?)?
+                }
             };
-            h = (h + y)?;
         }
         Ok((h, gate))
     }
@@ -53,24 +73,13 @@ impl Tower<'_> {
         self.weights.get(&format!("{}.{name}", self.name))
     }
 
-    fn linear(&self, x: &Tensor, name: &str) -> Result<Tensor> {
-        project(x, self.get(&format!("{name}.weight"))?)?.broadcast_add(self.get(&format!("{name}.bias"))?)
+    fn linear(&self, x: &Tensor, act: Option<Activation>, name: &str) -> Result<Tensor> {
+        linear(x, act, self.get(&format!("{name}.weight"))?, Some(self.get(&format!("{name}.bias"))?))
     }
 
-    fn attention(&self, x: &Tensor, name: &str, mask: Option<&Tensor>) -> Result<Tensor> {
-        let (samples, tokens, width) = x.dims3()?;
-        let heads = self.config.heads;
-        let split = |part: &str| {
-            let part = self.linear(x, &format!("{name}.{part}_proj"))?;
-            part.reshape((samples, tokens, heads, width / heads))?.transpose(1, 2)?.contiguous()
-        };
-        let query = (split("q")? * ((width / heads) as f64).powf(-0.5))?;
-        let scores = query.matmul(&split("k")?.t()?)?;
-        let scores = match mask {
-            Some(mask) => scores.broadcast_add(mask)?,
-            None => scores,
-        };
-        let mixed = candle_nn::ops::softmax(&scores, D::Minus1)?.matmul(&split("v")?)?;
-        self.linear(&mixed.transpose(1, 2)?.reshape((samples, tokens, width))?, &format!("{name}.out_proj"))
+    fn attention(&self, x: &Tensor, name: &str) -> Result<Tensor> {
+        let part = |part: &str| self.linear(x, None, &format!("{name}.{part}_proj"));
+        let mixed = attention(&part("q")?, &part("k")?, &part("v")?, self.config.heads, self.causal)?;
+        self.linear(&mixed, None, &format!("{name}.out_proj"))
     }
 }

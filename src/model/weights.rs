@@ -1,6 +1,7 @@
 //! A model's parameters: their names, shapes, initialisation, and their way in and out of files.
 
-use super::config::{ClipConfig, Mixtures, TowerConfig};
+use super::config::{ClipConfig, TowerConfig};
+use super::mixtures::Mixtures;
 use crate::config::MoeConfig;
 use crate::error::{Error, Result};
 use crate::parameters::{Param, Parameters, flat_len};
@@ -98,6 +99,22 @@ impl Weights {
             }
         }
         Ok(out)
+    }
+
+    /// The same parameters on another device.
+    ///
+    /// # Errors
+    /// When that has no room for them.
+    pub fn on(&self, device: &Device) -> Result<Self> {
+        let moved =
+            |(name, var): (&String, &Var)| Ok((name.clone(), Var::from_tensor(&var.as_detached_tensor().to_device(device)?)?));
+        Ok(Self { vars: self.vars.iter().map(moved).collect::<Result<_>>()?, plan: self.plan.clone() })
+    }
+
+    /// Where they are.
+    pub fn device(&self) -> &Device {
+        // Every model has parameters.
+        self.vars.values().next().map_or(&Device::Cpu, |var| var.device())
     }
 
     /// The parameter of that name.
