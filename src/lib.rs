@@ -47,6 +47,8 @@ pub mod case;
 #[cfg(feature = "model")]
 pub mod data;
 #[cfg(feature = "model")]
+pub mod eval;
+#[cfg(feature = "model")]
 pub mod metrics;
 #[cfg(feature = "model")]
 pub mod model;

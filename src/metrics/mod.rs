@@ -1,18 +1,34 @@
-//! Accuracy and fairness, as published (FairCLIP and Fair-MoE; rates and gaps as fairlearn defines them).
+//! Accuracy and fairness, as published (FairCLIP and Fair-MoE; rates and gaps as fairlearn defines them), and how sure they are.
 //!
 //! p is the probability of glaucoma, and a sample is called positive where p >= 0.5. What cannot be told stays untold: the AUC
 //! of a group without positives or without negatives, the true positive rate of a group without positives, the false positive
 //! rate of a group without negatives, and a gap between fewer than two groups are all none (null in JSON), beside the counts
 //! that say why. fairlearn would call such a rate 0.
 
-mod auc;
 mod groups;
+mod members;
+mod scores;
+mod thresholds;
 
-pub use groups::{AttributeMetrics, GroupMetrics};
+pub use groups::AttributeMetrics;
+pub use scores::GroupMetrics;
+pub use thresholds::{GroupRates, ThresholdChoice};
 
 use crate::error::{Error, Result};
-use serde::Serialize;
+use groups::Partition;
+use members::Members;
+use scores::Scores;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// Where figures may lie: the lower and the upper end of each one's interval, by the figure's name.
+pub type Intervals = BTreeMap<String, [f64; 2]>;
+
+/// A group of fewer samples is small.
+pub const SMALL_SAMPLES: usize = 20;
+
+/// A group with fewer samples of a class is small.
+pub const SMALL_CLASS: usize = 5;
 
 /// One attribute of every sample, such as race.
 #[derive(Clone, Copy, Debug)]
@@ -26,7 +42,7 @@ pub struct Attribute<'a> {
 }
 
 /// How accurate and how fair a model is. Serialised the same bytes for the same input.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
     /// How many samples there are.
     pub samples: usize,
@@ -36,8 +52,39 @@ pub struct Metrics {
     pub auc: Option<f64>,
     /// The share of samples that are called what they are.
     pub accuracy: f64,
+    /// Expected calibration error: over bins of equal mass, the mean distance of the share of positives from the mean probability.
+    pub calibration_error: f64,
+    /// Brier score: the mean square of probability less label.
+    pub brier: f64,
+    /// Where the figures above may lie, by their names.
+    pub intervals: Intervals,
+    /// How all intervals were found; none where there are none.
+    pub bootstrap: Option<Bootstrap>,
     /// What each attribute shows, by its name.
     pub attributes: BTreeMap<String, AttributeMetrics>,
+    /// What each pair of attributes shows, such as `race x gender` with groups such as `Asian x Female`.
+    pub intersections: BTreeMap<String, AttributeMetrics>,
+    /// What thresholds chosen on other samples do to each attribute's groups, by the attribute's and the choice's name.
+    pub thresholds: BTreeMap<String, BTreeMap<String, ThresholdChoice>>,
+    /// The settings of the model that is measured.
+    pub settings: serde_json::Value,
+}
+
+/// How intervals are found: each figure is taken of `resamples` resamples, and its interval holds the middle `level` of them.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Bootstrap {
+    /// How many resamples.
+    pub resamples: usize,
+    /// The share of them that lies within an interval, such as 0.95.
+    pub level: f64,
+    /// What decides them.
+    pub seed: u64,
+}
+
+impl Default for Bootstrap {
+    fn default() -> Self {
+        Self { resamples: 1000, level: 0.95, seed: 1 }
+    }
 }
 
 /// Measures predictions against labels, overall and by group.
@@ -57,16 +104,20 @@ pub struct Metrics {
 /// number is out of range, or two attributes, or two groups of one, have the same name.
 pub fn evaluate(probability: &[f64], label: &[u8], attributes: &[Attribute<'_>]) -> Result<Metrics> {
     check(probability, label, attributes)?;
-    let called: Vec<bool> = probability.iter().map(|&p| p >= 0.5).collect();
-    let predictions = groups::Predictions { probability, called: &called, label };
-    let overall = predictions.of(0..label.len());
-    let attribute = |a: &Attribute<'_>| (a.name.to_owned(), groups::attribute(&predictions, &overall, a));
+    let scores = Scores::new(probability, label, |i| probability[i] >= 0.5);
+    let once = vec![1; label.len()];
+    let overall = Members::new(&scores, |_| true).measure(&scores, &once);
+    let attribute = |a: &Attribute<'_>| (a.name.to_owned(), Partition::new(&scores, a, false).measure(&scores, &overall, &once));
+    let none = || Error::Refused("there are no samples to measure".into());
     Ok(Metrics {
         samples: overall.samples,
         positives: overall.positives,
         auc: overall.auc,
-        accuracy: overall.accuracy.ok_or_else(|| Error::Refused("there are no samples to measure".into()))?,
+        accuracy: overall.accuracy.ok_or_else(none)?,
+        calibration_error: overall.calibration_error.ok_or_else(none)?,
+        brier: overall.brier.ok_or_else(none)?,
         attributes: attributes.iter().map(attribute).collect(),
+        ..Metrics::default()
     })
 }
 
