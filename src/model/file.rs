@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 /// The one metadata key: a file with several would not have the same bytes on every run.
-const KEY: &str = "fair_moe";
+pub(super) const KEY: &str = "fair_moe";
 
 /// Reads every tensor of a file, and the text that [`write_tensors`] left beside them; empty where there is none.
 ///

@@ -4,6 +4,7 @@
 //! (`vision_model.encoder.layers.L.mlp.gate.fc1.weight`, `...mlp.experts.fc1.weight`, ...), and each projected feature passes a
 //! feature mixture (`vision_feature_moe.*`, `text_feature_moe.*`).
 
+mod checkpoint;
 mod clip;
 mod config;
 mod file;
@@ -13,6 +14,7 @@ mod ops;
 mod tower;
 mod weights;
 
+pub use checkpoint::{Checkpoint, ExpertsFrom, Instead, LoadReport, WrongShape};
 pub use clip::{Clip, ClipOutput, Encoded};
 pub use config::{ClipConfig, Preset, TowerConfig};
 pub use file::{read_tensors, write_tensors};

@@ -14,19 +14,27 @@ use std::collections::BTreeMap;
 /// mixture; in files they stand under names of their own.
 #[derive(Clone, Debug)]
 pub struct Weights {
-    vars: BTreeMap<String, Var>,
-    plan: BTreeMap<String, Kind>,
+    pub(super) vars: BTreeMap<String, Var>,
+    pub(super) plan: BTreeMap<String, Kind>,
 }
 
 /// What a parameter is, and how it starts.
 #[derive(Clone, Debug)]
-enum Kind {
+pub(super) enum Kind {
     /// Normally distributed around 0.
     Normal { shape: Vec<usize>, deviation: f64 },
     /// One value throughout.
     Constant { shape: Vec<usize>, value: f64 },
     /// All parameters of a mixture.
     Mixture(MoeConfig),
+}
+
+/// A parameter as it stands in files.
+pub(super) struct Part {
+    pub(super) name: String,
+    pub(super) shape: Vec<usize>,
+    /// Which of a mixture's it is.
+    pub(super) param: Option<Param>,
 }
 
 impl Weights {
@@ -135,6 +143,15 @@ fn present(moe: &MoeConfig) -> impl Iterator<Item = Param> {
 }
 
 impl Kind {
+    /// What stands in files for the parameter `name`: a mixture's are many, in the order in which its `Var` holds them.
+    pub(super) fn parts(&self, name: &str) -> Result<Vec<Part>> {
+        let part = |moe: &MoeConfig, p: Param| Part { name: format!("{name}.{}", p.name()), shape: p.shape(moe), param: Some(p) };
+        Ok(match self {
+            Kind::Mixture(moe) => present(moe).map(|p| part(moe, p)).collect(),
+            _ => vec![Part { name: name.to_owned(), shape: self.shape()?, param: None }],
+        })
+    }
+
     fn shape(&self) -> Result<Vec<usize>> {
         match self {
             Kind::Normal { shape, .. } | Kind::Constant { shape, .. } => Ok(shape.clone()),
@@ -142,7 +159,8 @@ impl Kind {
         }
     }
 
-    fn init(&self, seed: u64) -> Result<Vec<f64>> {
+    /// Its values at the start of a training from scratch.
+    pub(super) fn init(&self, seed: u64) -> Result<Vec<f64>> {
         Ok(match self {
             Kind::Normal { shape, deviation } => {
                 let mut rng = Pcg64::seed_from_u64(seed);
@@ -164,12 +182,12 @@ fn normal(rng: &mut Pcg64) -> f64 {
 }
 
 /// FNV-1a: the standard library's hash may change from one release to the next.
-fn hash(name: &str) -> u64 {
+pub(super) fn hash(name: &str) -> u64 {
     name.bytes().fold(0xcbf29ce484222325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100000001b3))
 }
 
 /// Every parameter of a model; deviations as in OpenAI's CLIP, logit_scale ln(1/0.07).
-fn plan(config: &ClipConfig, mixtures: Option<&Mixtures>) -> Result<BTreeMap<String, Kind>> {
+pub(super) fn plan(config: &ClipConfig, mixtures: Option<&Mixtures>) -> Result<BTreeMap<String, Kind>> {
     config.check()?;
     let mut plan = BTreeMap::new();
     let mut normal = |name: &str, shape: &[usize], deviation: f64| {
