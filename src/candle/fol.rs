@@ -47,8 +47,17 @@ pub enum TensorGroups<'a> {
 pub struct FolLoss {
     /// The total, a scalar that gradients flow back from.
     pub total: Tensor,
-    /// Its terms, the groups' figures, and warnings.
-    pub state: FolState,
+    state: FolState,
+}
+
+impl FolLoss {
+    /// Its terms, the groups' figures, and warnings; of a loss on a GPU, this waits for them.
+    ///
+    /// # Errors
+    /// When the GPU fails.
+    pub fn state(&self) -> Result<&FolState> {
+        Ok(&self.state)
+    }
 }
 
 /// The loss of a batch and its groups. Gradients reach the similarity, the scale and the gates' weights.

@@ -151,7 +151,7 @@ fn step(task: &Task<'_>, model: &mut SavedModel, adam: &mut Adam, loss: &Fol, vi
         None => TensorGroups::Separate(&[]),
     };
     let found = fol(loss, &out.loss_input(&settings.preset.gates())?, groups)?;
-    let terms = found.state.terms;
+    let terms = found.state()?.terms;
     if !terms.total.is_finite() {
         return Err(Error::Refused(format!("the loss became {}: try a lower learning rate", terms.total)));
     }
