@@ -124,6 +124,37 @@ fn losses_and_figures_that_cannot_be() {
 }
 
 #[test]
+fn models_that_cannot_be() {
+    let step = || Recording::load("step_one_expert");
+    let config = |from: &str, to: &str| {
+        let settings = step().settings["config"].replacen(from, to, 1);
+        step().set("config", &settings).bytes()
+    };
+    refused(&step().unset("config").bytes(), &["config", "missing", "an object"]);
+    refused(&config("\"patch\": 5", "\"patch\": 0"), &["config.patch", "at least 1", "0"]);
+    refused(&config("\"patch\": 5", "\"patch\": 3"), &["multiple", "10"]);
+    refused(&config("\"groups\": 2", "\"group\": 2"), &["config.groups", "missing"]);
+    refused(&config("\"groups\": 2", "\"groups\": 3"), &["text_feature_moe", "[3, "]);
+    refused(&config("\"experts\": 1", "\"experts\": 100000000000000"), &["experts"]);
+    refused(&config("\"vocab\": 30", "\"vocab\": 29"), &["token_embedding", "[29, 9]"]);
+    refused(
+        &config("\"text_layers\": 2", "\"text_layers\": 1"),
+        &["text_model.encoder.layers.0.mlp.experts.fc1.weight", "missing"],
+    );
+    refused(&step().set("preset", "\"none\"").bytes(), &["preset", "paper or authors"]);
+    refused(&step().set("top_k", "2").bytes(), &["top-k", "2"]);
+    refused(&step().set("samples", "5").bytes(), &["image", "[5, 3, 10, 10]"]);
+    refused(&step().unset("capacity_text").bytes(), &["capacity_text", "or null"]);
+    refused(&step().poke("ids", 3, 30).bytes(), &["ids", "0 to 29", "number 3 is 30"]);
+    refused(&step().poke("ids", 3, -1).bytes(), &["ids", "number 3 is -1"]);
+    refused(&step().drop("group1.image").bytes(), &["group1.image", "missing"]);
+    refused(&step().drop("text_feature_moe.gate.fc2.bias").bytes(), &["text_feature_moe.gate.fc2.bias", "missing"]);
+    let other = step().put_floats("vision_model.encoder.layers.7.mlp.fc1.bias", &[2], &[0.0; 2]);
+    refused(&other.bytes(), &["layers.7", "none of the parameters"]);
+    refused(&step().put_floats("loss.other", &[1], &[0.0]).bytes(), &["loss.other", "neither"]);
+}
+
+#[test]
 fn outputs_that_cannot_be_written() {
     let case = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/token_silu_nocap.safetensors");
     let folder = tempfile::tempdir().unwrap();

@@ -106,6 +106,22 @@ fn metrics() {
     replayed("metrics", "f32", |name| ["probability", "label", "attributes"].contains(&name), |_| 1e-10);
 }
 
+/// The cases of whole models: two kinds of loss, and sizes at the edge.
+const MODELS: [&str; 6] = ["clip_tiny", "clip_one_patch", "step_paper", "step_authors", "step_uneven_groups", "step_one_expert"];
+
+fn is_input_of_model(name: &str) -> bool {
+    let results = ["d.", "gate.", "loss", "image_embeds", "text_embeds", "logits"];
+    name == "logit_scale" || !results.iter().any(|result| name.starts_with(result))
+}
+
+#[test]
+fn whole_models() {
+    for name in MODELS {
+        replayed(name, "f64", is_input_of_model, |_| 1e-8);
+        replayed(name, "f32", is_input_of_model, |_| 1e-4);
+    }
+}
+
 #[test]
 fn preprocessing() {
     replayed("preprocess_shared", "f32", |name| name == "image", |_| 2e-5);

@@ -109,6 +109,22 @@ impl Case {
         if self.setting(key)?.is_some() { self.flag(key) } else { Ok(true) }
     }
 
+    /// The same, false where it is absent.
+    #[cfg(feature = "model")]
+    pub(crate) fn flag_or_false(&self, key: &str) -> Result<bool> {
+        if self.setting(key)?.is_some() { self.flag(key) } else { Ok(false) }
+    }
+
+    /// What counts something, in a setting that is an object of such.
+    #[cfg(feature = "model")]
+    pub(crate) fn size_in(&self, key: &str, member: &str) -> Result<usize> {
+        let object = self.required(key, "an object", |v| v.as_object().cloned())?;
+        object.get(member).and_then(whole).ok_or_else(|| {
+            let got = object.get(member).map_or("missing".to_owned(), |v| cut(&v.to_string()));
+            self.error(format!("setting {key}.{member} must be a whole number of at least 1, but is {got}"))
+        })
+    }
+
     /// Whether a setting is there.
     pub(crate) fn has_setting(&self, key: &str) -> bool {
         self.settings.as_ref().is_some_and(|s| s.contains_key(key))

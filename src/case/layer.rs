@@ -25,16 +25,10 @@ impl Recorded {
         let dense = case.text("kind")? == "feature_moe";
         let tokens = if dense { 1 } else { case.size("tokens")? };
         let rows = if dense { vec![samples] } else { vec![tokens, samples] };
-        let experts = Experts {
-            count: case.size("experts")?,
-            width: case.size("expert_width")?,
-            activation: case.named("expert_activation")?,
-            gated: case.has("experts.glu.weight"),
-            bias: case.flag_or_true("expert_bias")?,
-        };
+        let experts = experts(case, "", case.size("experts")?, case.size("expert_width")?)?;
         let config = MoeConfig {
             width: case.size("width")?,
-            gate: gate(case)?,
+            gate: gate(case, "", || case.named("gate_activation"))?,
             experts,
             top_k: if dense { experts.count } else { case.size("top_k")? },
             renormalise: !dense && case.flag("renormalise")?,
@@ -53,11 +47,22 @@ impl Recorded {
     }
 }
 
-/// A gate without a first map is linear.
-fn gate(case: &Case) -> Result<Gate> {
-    let first = Param::GateFc1Weight.name();
-    let hidden = if case.has(first) || case.has(Param::GateFc1Bias.name()) {
-        Some(GateHidden { width: case.shape(first, 2)?[0], activation: case.named::<Activation>("gate_activation")? })
+/// The experts of the layer whose parameters have `prefix` before their names.
+pub(super) fn experts(case: &Case, prefix: &str, count: usize, width: usize) -> Result<Experts> {
+    Ok(Experts {
+        count,
+        width,
+        activation: case.named("expert_activation")?,
+        gated: case.has(&format!("{prefix}{}", Param::ExpertsGluWeight.name())),
+        bias: case.flag_or_true("expert_bias")?,
+    })
+}
+
+/// The gate of that layer. One without a first map is linear.
+pub(super) fn gate(case: &Case, prefix: &str, activation: impl FnOnce() -> Result<Activation>) -> Result<Gate> {
+    let [first, bias] = [Param::GateFc1Weight, Param::GateFc1Bias].map(|p| format!("{prefix}{}", p.name()));
+    let hidden = if case.has(&first) || case.has(&bias) {
+        Some(GateHidden { width: case.shape(&first, 2)?[0], activation: activation()? })
     } else {
         None
     };

@@ -12,12 +12,16 @@
 //! | `group_moments` | `x [N,M]`, `group [N]`, `dmean`, `dvariance [G,M]` | `count`, `mean`, `variance`, `dx` |
 //! | `metrics` | `probability [S]`, `label [S]`, `attributes [A,S]` | `auc`, `accuracy`, `attr{i}.*` |
 //! | `preprocess` | `image [H,W]` | `pixels [3,S,S]` |
+//! | `clip` | parameters of a whole CLIP, `image [B,3,S,S]`, `ids [B,T]` | `image_embeds`, `text_embeds [B,embed]`, `logits [B,B]` |
+//! | `fair_moe_step` | the same with four mixtures, `group{g}.image`, `group{g}.ids` | the same, `gate.{image,text}_token [T,B,E]`, `gate.{image,text}_feature [B,E]`, `loss`, `loss.*`, `d.*` |
 //!
 //! Upstream gradients may be absent: those count as zero, and without any of them there are no gradients.
 
 mod file;
 mod layer;
 mod loss;
+#[cfg(feature = "model")]
+mod model;
 mod results;
 #[cfg(feature = "model")]
 mod scores;
@@ -30,7 +34,8 @@ use crate::error::{Error, Result, product};
 use half::{bf16, f16};
 
 /// Computes the results that `case` asks for on that device, a layer in `dtype`. The loss and moments are computed in f64 for `f64`, and in f32
-/// for the other dtypes; metrics and preprocessing in their own precision whatever the dtype.
+/// for the other dtypes; metrics and preprocessing in their own precision whatever the dtype. A model has its parameters in f64 for
+/// `f64`, and in f32 for the others; its layers and its loss run on the device, the rest of it on the CPU.
 ///
 /// # Errors
 /// When the case is of no known kind, lacks an input or a setting, has one of the wrong shape or value, or asks for a result that
@@ -53,11 +58,16 @@ pub fn replay(mut case: Case, dtype: DType, device: &Device) -> Result<Results> 
         "metrics" => scores::metrics(&mut case),
         #[cfg(feature = "model")]
         "preprocess" => scores::preprocess(&mut case),
+        #[cfg(feature = "model")]
+        "clip" => model::clip(&mut case, dtype, device),
+        #[cfg(feature = "model")]
+        "fair_moe_step" => model::step(&mut case, dtype, device),
         #[cfg(not(feature = "model"))]
-        "metrics" | "preprocess" => Err(Error::Refused(format!("cases of kind {kind} need the feature `model`"))),
-        "clip" | "fair_moe_step" => Err(Error::Refused(format!("cases of kind {kind} cannot be replayed yet"))),
+        "metrics" | "preprocess" | "clip" | "fair_moe_step" => {
+            Err(Error::Refused(format!("cases of kind {kind} need the feature `model`")))
+        }
         _ => {
-            let known = "token_moe, feature_moe, fol, group_moments, metrics or preprocess";
+            let known = "token_moe, feature_moe, fol, group_moments, metrics, preprocess, clip or fair_moe_step";
             Err(Error::config("the case's kind", known, format!("{kind:?}")))
         }
     }?;

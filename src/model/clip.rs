@@ -68,7 +68,7 @@ impl Clip {
     /// When the configuration is out of range.
     pub fn new(config: ClipConfig, mixtures: Option<&Mixtures>, weights: Weights) -> crate::Result<Self> {
         config.check()?;
-        let computing = weights.get("logit_scale")?.dtype();
+        let computing = weights.dtype();
         Ok(Self { config, mixtures: mixtures.map(Layers::new).transpose()?, weights, computing })
     }
 
@@ -77,6 +77,19 @@ impl Clip {
     #[must_use]
     pub fn computing(self, dtype: DType) -> Self {
         Self { computing: dtype, ..self }
+    }
+
+    /// The same model with its mixtures on that device, which takes their numbers from the host's memory and gives them back.
+    ///
+    /// # Errors
+    /// As [`Moe::on`].
+    pub fn layers_on(mut self, device: &crate::Device) -> crate::Result<Self> {
+        if let Some(m) = &mut self.mixtures {
+            for layer in [&mut m.vision_token, &mut m.text_token, &mut m.vision_feature, &mut m.text_feature] {
+                *layer = Moe::on(layer.config().clone(), device.clone())?;
+            }
+        }
+        Ok(self)
     }
 
     /// Its sizes.

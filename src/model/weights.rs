@@ -119,6 +119,11 @@ impl Weights {
         Ok(Self { vars: self.vars.iter().map(moved).collect::<Result<_>>()?, plan: self.plan.clone() })
     }
 
+    /// What they are kept in.
+    pub fn dtype(&self) -> DType {
+        self.vars.values().next().map_or(DType::F32, |var| var.dtype())
+    }
+
     /// Where they are.
     pub fn device(&self) -> &Device {
         // Every model has parameters.
