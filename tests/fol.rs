@@ -52,8 +52,8 @@ fn random(seed: u64, ids: bool) -> Loss {
 fn configs() -> Vec<FolConfig> {
     let mut configs = vec![];
     for dispersion in [Dispersion::PerExpert, Dispersion::MeanFirst] {
-        for correlation in [Correlation::Diagonal, Correlation::DiagonalOfSquare] {
-            for normalise in [Normalise::None, Normalise::GroupSum] {
+        for correlation in [Correlation::Diagonal, Correlation::DiagonalLogit, Correlation::DiagonalOfSquare] {
+            for normalise in [Normalise::None, Normalise::GroupSum, Normalise::BothSum, Normalise::ZScore] {
                 for lambda_batch_variance in [0.0, 0.7] {
                     configs.push(FolConfig {
                         lambda_clip: 0.8,
@@ -97,7 +97,9 @@ fn gradients_agree_with_finite_differences() {
 /// geomloss's gradient holds the potentials, which is exact only as far as they have converged: a slow descent to a wide blur.
 #[test]
 fn gradients_through_sinkhorn_agree_with_finite_differences() {
-    for (seed, mut config) in configs().into_iter().enumerate().step_by(2) {
+    // Sums and deviations move the correlations to another scale than that of these blurs; what they do is tested above.
+    let as_they_are = configs().into_iter().filter(|c| matches!(c.normalise, Normalise::None | Normalise::GroupSum));
+    for (seed, mut config) in as_they_are.enumerate().step_by(2) {
         let blur = if config.correlation == Correlation::Diagonal { 0.5 } else { 2.0 };
         config.distance = Distance::Sinkhorn { blur, scaling: 0.998 };
         check_gradient(&Loss { config, ..random(100 * seed as u64, seed % 4 == 0) }, 1e-3);
@@ -142,6 +144,37 @@ fn terms_add_up_with_their_weights() {
         let means = state.variance.iter().map(|v| v.iter().sum::<f64>() / v.len() as f64);
         assert_close("batch variance", &[-3.0 * means.sum::<f64>()], &[terms.batch_variance], 1e-14);
     }
+}
+
+/// Scaled by hand, correlations are as far apart as the loss says.
+#[test]
+fn both_sides_are_scaled_as_they_should_be() {
+    let mean = |c: &[f64]| c.iter().sum::<f64>() / c.len() as f64;
+    let sum = |c: &[f64]| c.iter().map(|v| v / (mean(c) * c.len() as f64)).collect::<Vec<_>>();
+    let zscore = |c: &[f64]| {
+        let square: f64 = c.iter().map(|v| (v - mean(c)).powi(2)).sum();
+        c.iter().map(|v| (v - mean(c)) / (square / (c.len() as f64 - 1.0)).sqrt()).collect::<Vec<_>>()
+    };
+    let mut loss = random(11, false);
+    loss.config.correlation = Correlation::DiagonalLogit;
+    let raw = loss.forward::<f64>().unwrap();
+    let logits: Vec<f64> = (0..6).map(|i| 1.3 * loss.batch.similarity[i * 7]).collect();
+    assert_close("correlation", &raw.correlation, &logits, 1e-15);
+    type Scale<'a> = &'a dyn Fn(&[f64]) -> Vec<f64>;
+    for (normalise, scale) in [(Normalise::BothSum, &sum as Scale<'_>), (Normalise::ZScore, &zscore)] {
+        loss.config.normalise = normalise;
+        let state = loss.forward::<f64>().unwrap();
+        for (group, raw_group) in state.groups.iter().flatten().zip(raw.groups.iter().flatten()) {
+            let own = scale(&raw_group.correlation);
+            assert_close("the group's correlation", &group.correlation, &own, 1e-13);
+            let distance = transport::exact(&scale(&raw.correlation), &own).unwrap().distance;
+            assert_close("distance", &[group.distance], &[distance], 1e-13);
+        }
+    }
+    // A single sample, or equal ones, have no deviation.
+    loss.groups = Grouping::Separate(vec![BatchData::random(1, 1, 2)]);
+    assert!(loss.gradients::<f64>(1.0).iter().all(|d| d.is_finite()));
+    assert_eq!(loss.forward::<f64>().unwrap().groups[0].as_ref().unwrap().correlation, [0.0]);
 }
 
 #[test]

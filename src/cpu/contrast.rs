@@ -97,6 +97,7 @@ impl<'a, W: Float> Contrast<'a, W> {
         self.check_members(members)?;
         let one = |&i: &usize| match kind {
             Correlation::Diagonal => self.similarity(i, i),
+            Correlation::DiagonalLogit => self.logit(i, i),
             Correlation::DiagonalOfSquare => members.iter().map(|&j| self.logit(i, j) * self.logit(j, i)).sum(),
         };
         Ok(members.par_iter().map(one).collect())
@@ -117,17 +118,26 @@ impl<'a, W: Float> Contrast<'a, W> {
         self.check_gradient(gradient)?;
         expect_shape("the correlation's gradient", &[members.len()], dcorrelation.len())?;
         for (&i, &di) in members.iter().zip(dcorrelation) {
-            if kind == Correlation::Diagonal {
-                gradient.dsimilarity[i * self.samples + i] += di;
-                continue;
-            }
-            for (&j, &dj) in members.iter().zip(dcorrelation) {
-                let dlogit = (di + dj) * self.logit(j, i);
-                gradient.dsimilarity[i * self.samples + j] += dlogit * self.scale;
-                gradient.dscale += dlogit * self.similarity(i, j);
+            let diagonal = i * self.samples + i;
+            match kind {
+                Correlation::Diagonal => gradient.dsimilarity[diagonal] += di,
+                Correlation::DiagonalLogit => {
+                    gradient.dsimilarity[diagonal] += di * self.scale;
+                    gradient.dscale += di * self.similarity(i, i);
+                }
+                Correlation::DiagonalOfSquare => self.square_backward(i, di, members, dcorrelation, gradient),
             }
         }
         Ok(())
+    }
+
+    /// Row `i` of the gradient through the diagonal of L·L.
+    fn square_backward(&self, i: usize, di: f64, members: &[usize], dcorrelation: &[f64], gradient: &mut ContrastGradient) {
+        for (&j, &dj) in members.iter().zip(dcorrelation) {
+            let dlogit = (di + dj) * self.logit(j, i);
+            gradient.dsimilarity[i * self.samples + j] += dlogit * self.scale;
+            gradient.dscale += dlogit * self.similarity(i, j);
+        }
     }
 
     fn check_gradient(&self, gradient: &ContrastGradient) -> Result<()> {

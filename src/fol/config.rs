@@ -4,29 +4,45 @@ use crate::error::{Error, Result};
 
 /// How a gate's dispersion (the variance of each expert's weights over all rows) is compared between a group and the batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 pub enum Dispersion {
     /// Σ over experts of (v_batch - v_group)²: the paper.
+    #[cfg_attr(feature = "model", serde(rename = "per_expert_sum"))]
     PerExpert,
     /// (mean over experts of v_batch - mean of v_group)²: the authors' code.
+    #[cfg_attr(feature = "model", serde(rename = "mean_then_square"))]
     MeanFirst,
 }
 
 /// What stands for a sample in the distributions that transport compares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 pub enum Correlation {
     /// The diagonal of the similarity: cosines of matching image and text (paper, FairCLIP's paper).
+    #[cfg_attr(feature = "model", serde(rename = "diag_cos"))]
     Diagonal,
+    /// The diagonal of L = scale · similarity (on the CPU alone).
+    #[cfg_attr(feature = "model", serde(rename = "diag_logit"))]
+    DiagonalLogit,
     /// The diagonal of L·L with L = scale · similarity, that is Σ_j L_ij L_ji (both published codes).
+    #[cfg_attr(feature = "model", serde(rename = "ll_diag"))]
     DiagonalOfSquare,
 }
 
 /// How correlations are scaled before transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 pub enum Normalise {
     /// Not at all.
     None,
     /// The group's are divided by their sum; the batch's are not (both published codes). A sum of 0 gives NaN, as theirs does.
     GroupSum,
+    /// Both sides are divided by their own sums (on the CPU alone).
+    BothSum,
+    /// Both sides lose their own mean and are divided by their own standard deviation (n - 1); a side whose correlations are all equal
+    /// becomes 0 (on the CPU alone).
+    #[cfg_attr(feature = "model", serde(rename = "zscore"))]
+    ZScore,
 }
 
 /// The distance between the batch's and a group's correlations.
@@ -123,6 +139,19 @@ impl FolConfig {
     }
 }
 
+impl FolConfig {
+    /// Checks that a GPU has kernels for such a loss.
+    pub(crate) fn check_gpu(&self) -> Result<()> {
+        let only_here = |what| Err(Error::Refused(format!("{what} is computed on the CPU alone: choose the device cpu")));
+        match (self.correlation, self.normalise) {
+            (Correlation::DiagonalLogit, _) => only_here("the correlation by the diagonal of the logits"),
+            (_, Normalise::BothSum) => only_here("normalising both sides by their sums"),
+            (_, Normalise::ZScore) => only_here("normalising both sides to z-scores"),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Checks the settings of Sinkhorn: the bounds keep the last temperature above 0, and their number below a few millions.
 pub(crate) fn check_sinkhorn(blur: f64, scaling: f64) -> Result<()> {
     if !(1e-150..=1e150).contains(&blur) {
@@ -132,4 +161,22 @@ pub(crate) fn check_sinkhorn(blur: f64, scaling: f64) -> Result<()> {
         return Err(Error::config("scaling", "above 0 and at most 0.999", scaling));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gpu_refuses_what_only_the_cpu_computes() {
+        FolConfig::paper().check_gpu().unwrap();
+        FolConfig::authors().check_gpu().unwrap();
+        for config in [
+            FolConfig { correlation: Correlation::DiagonalLogit, ..FolConfig::paper() },
+            FolConfig { normalise: Normalise::BothSum, ..FolConfig::paper() },
+            FolConfig { normalise: Normalise::ZScore, ..FolConfig::paper() },
+        ] {
+            assert!(config.check_gpu().unwrap_err().to_string().contains("on the CPU alone"));
+        }
+    }
 }

@@ -6,6 +6,13 @@ use crate::cpu::{moments, moments::Moments};
 use crate::dtype::Float;
 use crate::error::Result;
 
+impl Dispersion {
+    /// How far a group's variances are from a batch's, over all gates; `[gates][E]` each.
+    pub fn between(self, batch: &[Vec<f64>], group: &[Vec<f64>]) -> f64 {
+        batch.iter().zip(group).map(|(batch, group)| compare(self, batch, group).0).sum()
+    }
+}
+
 impl Fol {
     /// Every gate's moments, the two terms that they make, and the loss's gradient on their variances.
     pub(super) fn dispersions<W: Float>(

@@ -6,6 +6,7 @@
 mod batch;
 mod config;
 mod dispersion;
+mod normalise;
 mod state;
 
 pub use batch::{FolBatch, GateWeights, Groups};
@@ -47,9 +48,12 @@ impl Fol {
     /// good on another.
     ///
     /// # Errors
-    /// As [`FolConfig::check`].
+    /// As [`FolConfig::check`], and on a GPU when the loss is one that only the CPU computes.
     pub fn on(config: FolConfig, device: Device) -> Result<Self> {
         config.check()?;
+        if device.driver().is_some() {
+            config.check_gpu()?;
+        }
         Ok(Self { config, device })
     }
 
@@ -112,24 +116,14 @@ impl Fol {
 
     /// One group, from the correlations of the batch and its own; and the weighted distance's gradient on the batch's.
     fn distance(&self, batch: &[f64], own: &[f64]) -> Result<(FolGroup, Vec<f64>)> {
-        let sum: f64 = match self.config.normalise {
-            Normalise::None => 1.0,
-            Normalise::GroupSum => own.iter().sum(),
-        };
-        let correlation: Vec<f64> = own.iter().map(|c| c / sum).collect();
+        let (batch, own) = (self.config.normalise.batch(batch), self.config.normalise.group(own));
         let found = match self.config.distance {
-            Distance::Exact => transport::exact(batch, &correlation),
-            Distance::Sinkhorn { blur, scaling } => transport::sinkhorn(batch, &correlation, blur, scaling),
+            Distance::Exact => transport::exact(&batch.values, &own.values),
+            Distance::Sinkhorn { blur, scaling } => transport::sinkhorn(&batch.values, &own.values, blur, scaling),
         }?;
-        // Of c / Σc: what all of them lose when one grows.
-        let common = match self.config.normalise {
-            Normalise::None => 0.0,
-            Normalise::GroupSum => found.dy.iter().zip(&correlation).map(|(d, c)| d * c).sum(),
-        };
-        let weight = self.config.lambda_distance;
-        let dcorrelation = found.dy.iter().map(|d| weighted(weight, (d - common) / sum)).collect();
-        let dbatch = found.dx.iter().map(|&d| weighted(weight, d)).collect();
-        Ok((FolGroup { correlation, distance: found.distance, variance: vec![], dcorrelation }, dbatch))
+        let weigh = |gradient: Vec<f64>| gradient.into_iter().map(|d| weighted(self.config.lambda_distance, d)).collect();
+        let (dcorrelation, dbatch) = (weigh(own.backward(&found.dy)), weigh(batch.backward(&found.dx)));
+        Ok((FolGroup { correlation: own.values, distance: found.distance, variance: vec![], dcorrelation }, dbatch))
     }
 
     /// `upstream` times the gradients of the loss; `batch` and `groups` as the forward pass had them, `state` as it returned it.

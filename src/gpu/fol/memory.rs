@@ -70,9 +70,10 @@ impl Memory {
     /// In the block that begins at `begin`; from 0 it tells how large the block must be.
     ///
     /// # Errors
-    /// When sizes are out of range.
+    /// When sizes are out of range, or the loss is one that only the CPU computes.
     pub fn new(facts: &Facts, config: &FolConfig, problem: &Problem, begin: Pointer) -> Result<Self> {
         problem.check()?;
+        config.check_gpu()?;
         let (samples, groups) = (problem.batch.samples, problem.groups());
         let (own, compared) = problem.compared();
         let mut carve = Carve::new(begin);

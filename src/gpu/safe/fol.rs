@@ -216,6 +216,7 @@ impl CudaFol {
     /// When the configuration cannot be, the stream is not of the GPU's primary context, or the kernels cannot be had.
     pub fn new(config: FolConfig, stream: &Arc<CudaStream>) -> Result<Self> {
         config.check()?;
+        config.check_gpu()?;
         let driver = driver_of(stream)?;
         driver.prepare(&kernels())?;
         Ok(Self { config, driver, stream: stream.clone() })
