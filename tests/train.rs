@@ -1,13 +1,24 @@
 //! Training from the command line: what it writes, that it goes on after a kill, and what it refuses.
 #![cfg(all(feature = "cli", feature = "model"))]
 
-use fair_moe::data::{MakeConfig, make};
+use fair_moe::data::{DataSet, MakeConfig, Split, make};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-const MODELS: [&str; 2] = ["clip", "fair-moe"];
-const FILES: [&str; 5] = ["checkpoint.safetensors", "model.safetensors", "log.jsonl", "metrics.json", "predictions.csv"];
+const MODELS: [&str; 2] = ["clip", "paper"];
+const FILES: [&str; 7] = [
+    "checkpoint.safetensors",
+    "model.safetensors",
+    "settings.json",
+    "start.json",
+    "log.jsonl",
+    "metrics.json",
+    "predictions.csv",
+];
+
+/// A checkpoint after every step.
+const EVERY_STEP: [&str; 2] = ["--set", "training.checkpoint_steps=1"];
 
 /// A folder with a small data set in `data`.
 fn folder() -> tempfile::TempDir {
@@ -69,27 +80,28 @@ fn wait_for(file: &Path) {
 fn a_killed_run_goes_on_and_gives_the_same_bytes() {
     let folder = folder();
     let path = folder.path();
-    let table = succeeded(train(path, "whole", &[]).output().unwrap());
-    for row in ["AUC", "ES-AUC", "DPD", "EOD", "Black", "Fair-MoE", "epochs"] {
+    let table = succeeded(train(path, "whole", &EVERY_STEP).output().unwrap());
+    for row in ["AUC", "race ES-AUC", "DPD", "EOD", "Black", "paper", "training.epochs"] {
         assert!(table.contains(row), "no {row} in\n{table}");
     }
-    // In the first epoch; in a later one of either model.
-    for (i, until) in ["config.json", "clip/checkpoint.safetensors", "fair-moe/checkpoint.safetensors"].iter().enumerate() {
+    // Before the first step; in the first epoch; in a later one.
+    for (i, until) in ["config.json", "clip/checkpoint.safetensors", "paper/log.jsonl"].iter().enumerate() {
         let out = format!("killed{i}");
-        let mut run = train(path, &out, &[]).spawn().unwrap();
+        let mut run = train(path, &out, &EVERY_STEP).spawn().unwrap();
         wait_for(&path.join(&out).join(until));
         run.kill().unwrap();
         run.wait().unwrap();
-        succeeded(train(path, &out, &["--resume"]).output().unwrap());
+        succeeded(train(path, &out, &[&EVERY_STEP[..], &["--resume"]].concat()).output().unwrap());
         assert_same(&path.join("whole"), &path.join(&out));
     }
     // A finished run has nothing left to do.
     let before = results(&path.join("whole"));
-    succeeded(train(path, "whole", &["--resume"]).output().unwrap());
+    let again = [&EVERY_STEP[..], &["--resume"]].concat();
+    succeeded(train(path, "whole", &again).output().unwrap());
     assert!(results(&path.join("whole")) == before);
 
     refused(train(path, "whole", &[]).output().unwrap());
-    let sentence = refused(train(path, "whole", &["--resume", "--rate", "0.5"]).output().unwrap());
+    let sentence = refused(train(path, "whole", &[&again[..], &["--rate", "0.5"]].concat()).output().unwrap());
     assert!(sentence.contains("rate was 0.001, and is 0.5 now"), "{sentence}");
 
     // A saved model is measured as it was in training.
@@ -105,27 +117,83 @@ fn a_killed_run_goes_on_and_gives_the_same_bytes() {
     }
 }
 
+fn json(path: &Path) -> serde_json::Value {
+    serde_json::from_str(std::fs::read_to_string(path).unwrap().trim_end()).unwrap()
+}
+
 #[test]
 fn what_is_written_has_the_promised_shape() {
     let folder = folder();
     let out = folder.path().join("out");
-    succeeded(train(folder.path(), "out", &["--epochs", "1", "--preset", "authors", "--text", "note"]).output().unwrap());
-    for model in MODELS {
-        let predictions = std::fs::read_to_string(out.join(model).join("predictions.csv")).unwrap();
+    let more = ["--epochs", "1", "--text", "note", "--preset", "clip", "--preset", "authors", "--preset", "fairclip-paper"];
+    let more = [&more[..], &["--attribute", "gender", "--attribute", "race=0.5", "--set", "loss.gate_ce_weight=0.1"]].concat();
+    succeeded(train(folder.path(), "out", &more).output().unwrap());
+    for model in ["clip", "authors", "fairclip-paper"] {
+        let out = out.join(model);
+        let predictions = std::fs::read_to_string(out.join("predictions.csv")).unwrap();
         assert_eq!(predictions.lines().next(), Some("file,label,probability,race,gender,ethnicity,language"));
-        let metrics = std::fs::read_to_string(out.join(model).join("metrics.json")).unwrap();
-        let metrics: serde_json::Value = serde_json::from_str(&metrics).unwrap();
+        let metrics = json(&out.join("metrics.json"));
         assert!(metrics["auc"].is_f64() && metrics["accuracy"].is_number(), "{metrics}");
         for attribute in ["race", "gender", "ethnicity", "language"] {
             for figure in ["es_auc", "es_acc", "dpd", "eod", "group_auc"] {
                 assert!(metrics["attributes"][attribute].get(figure).is_some(), "{attribute} has no {figure}");
             }
         }
-        let log = std::fs::read_to_string(out.join(model).join("log.jsonl")).unwrap();
-        let epoch: serde_json::Value = serde_json::from_str(log.trim_end()).unwrap();
+        let epoch = json(&out.join("log.jsonl"));
         assert_eq!(epoch["epoch"], 1);
         assert_eq!(epoch["distance"].as_f64() == Some(0.0), model == "clip");
+        assert_eq!(epoch["gate_ce"].as_f64() == Some(0.0), model != "authors");
+        assert_eq!(epoch["batch_variance"].as_f64().unwrap() < 0.0, model == "authors");
+        // A group's distance is told even where nothing makes it smaller.
+        assert!(epoch["groups"]["race"]["White"]["distance"].as_f64().unwrap() > 0.0);
+        assert!(epoch["validation_es_auc"].as_object().unwrap().keys().eq(["gender", "race"]));
+        let settings = json(&out.join("settings.json"));
+        assert_eq!((&settings["preset"], &settings["attributes"][1]["weight"]), (&model.into(), &0.5.into()));
+        let start = json(&out.join("start.json"));
+        let terms = start["terms"].as_object().unwrap();
+        let shares: f64 = terms.values().map(|term| term["share"].as_f64().unwrap()).sum();
+        assert!((shares - 1.0).abs() < 1e-9 && terms["clip"]["gradient_norm"].as_f64().unwrap() > 0.0, "{start}");
+        assert_eq!(terms.contains_key("dispersion"), model == "authors");
+        let warned = start["warnings"].as_array().unwrap().iter().any(|w| w.as_str().unwrap().contains("test split"));
+        assert_eq!(warned, model == "authors");
+        assert!(json(&out.join("cost.json"))["seconds"].as_f64().unwrap() > 0.0);
     }
+    // Left as it began, for the published code does not train it.
+    let norms = &json(&out.join("authors/start.json"))["gradient_norms"];
+    assert!(norms.get("vision_feature_moe").is_none() && norms["text_feature_moe"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn several_seeds_have_a_folder_each_and_a_summary() {
+    let folder = folder();
+    let out = folder.path().join("out");
+    let more = ["--epochs", "1", "--preset", "paper", "--seeds", "2", "--seed", "7", "--set", "loss.lambda_dispersion=3"];
+    let table = succeeded(train(folder.path(), "out", &more).output().unwrap());
+    assert!(table.contains("mean ± sd of 2 seeds"), "{table}");
+    let aucs = [7, 8].map(|seed| json(&out.join(format!("paper/seed-{seed}/metrics.json")))["auc"].as_f64().unwrap());
+    let summary = json(&out.join("summary.json"));
+    assert_eq!(summary["seeds"], serde_json::json!([7, 8]));
+    let auc = &summary["models"]["paper"]["AUC"];
+    assert!((auc["mean"].as_f64().unwrap() - (aucs[0] + aucs[1]) / 2.0).abs() < 1e-12);
+    assert!((auc["sd"].as_f64().unwrap() - (aucs[0] - aucs[1]).abs() / 2f64.sqrt()).abs() < 1e-12);
+    assert_eq!(json(&out.join("paper/seed-8/settings.json"))["training"]["seed"], 8);
+    assert_eq!(json(&out.join("paper/seed-8/settings.json"))["loss"]["lambda_dispersion"], 3.0);
+}
+
+#[test]
+fn a_group_without_training_samples_is_refused_when_its_attribute_is_asked_for() {
+    let folder = folder();
+    let data = folder.path().join("data");
+    for sample in DataSet::open(&data).unwrap().samples(Split::Training).iter().filter(|sample| sample.groups[3] == 1) {
+        std::fs::remove_file(data.join("Training").join(&sample.file)).unwrap();
+    }
+    for preset in ["authors", "paper"] {
+        let more = ["--preset", preset, "--attribute", "language", "--epochs", "1"];
+        let sentence = refused(train(folder.path(), preset, &more).output().unwrap());
+        assert!(sentence.contains("no training sample has the language Spanish"), "{sentence}");
+    }
+    // A plain CLIP asks for no group.
+    succeeded(train(folder.path(), "clip", &["--preset", "clip", "--attribute", "language", "--epochs", "1"]).output().unwrap());
 }
 
 #[test]

@@ -92,6 +92,12 @@ impl Clip {
         Ok(self)
     }
 
+    /// The same model, of the same parameters also when they change, but without gradients: its passes keep nothing of what they
+    /// compute.
+    pub fn frozen(&self) -> Self {
+        Self { weights: self.weights.frozen(), ..self.clone() }
+    }
+
     /// Its sizes.
     pub fn config(&self) -> &ClipConfig {
         &self.config

@@ -16,6 +16,8 @@ use std::collections::BTreeMap;
 pub struct Weights {
     pub(super) vars: BTreeMap<String, Var>,
     pub(super) plan: BTreeMap<String, Kind>,
+    /// The same values as constants, which the model reads instead.
+    pub(super) constants: Option<BTreeMap<String, Tensor>>,
 }
 
 /// What a parameter is, and how it starts.
@@ -49,7 +51,7 @@ impl Weights {
             let tensor = Tensor::from_vec(kind.init(seed ^ hash(name))?, kind.shape()?, &Device::Cpu)?;
             Ok((name.clone(), Var::from_tensor(&tensor.to_dtype(dtype)?)?))
         };
-        Ok(Self { vars: plan.iter().map(fresh).collect::<Result<_>>()?, plan })
+        Ok(Self { vars: plan.iter().map(fresh).collect::<Result<_>>()?, plan, constants: None })
     }
 
     /// Parameters from a file's tensors; others among them are left alone.
@@ -82,7 +84,7 @@ impl Weights {
             };
             Ok((name.clone(), Var::from_tensor(&tensor)?))
         };
-        Ok(Self { vars: plan.iter().map(load).collect::<Result<_>>()?, plan })
+        Ok(Self { vars: plan.iter().map(load).collect::<Result<_>>()?, plan, constants: None })
     }
 
     /// Every parameter under its name in files. `values` chooses what is written for each `Var`: the parameter itself, or
@@ -116,7 +118,7 @@ impl Weights {
     pub fn on(&self, device: &Device) -> Result<Self> {
         let moved =
             |(name, var): (&String, &Var)| Ok((name.clone(), Var::from_tensor(&var.as_detached_tensor().to_device(device)?)?));
-        Ok(Self { vars: self.vars.iter().map(moved).collect::<Result<_>>()?, plan: self.plan.clone() })
+        Ok(Self { vars: self.vars.iter().map(moved).collect::<Result<_>>()?, plan: self.plan.clone(), constants: None })
     }
 
     /// What they are kept in.
@@ -132,8 +134,17 @@ impl Weights {
 
     /// The parameter of that name.
     pub(super) fn get(&self, name: &str) -> candle_core::Result<&Tensor> {
-        let var = self.vars.get(name).ok_or_else(|| candle_core::Error::msg(format!("the model has no parameter {name}")))?;
-        Ok(var.as_tensor())
+        let found = match &self.constants {
+            Some(constants) => constants.get(name),
+            None => self.vars.get(name).map(Var::as_tensor),
+        };
+        found.ok_or_else(|| candle_core::Error::msg(format!("the model has no parameter {name}")))
+    }
+
+    /// The same parameters, shared and not copied, for passes that no gradient flows back from.
+    pub(super) fn frozen(&self) -> Self {
+        let constants = self.vars.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect();
+        Self { constants: Some(constants), ..self.clone() }
     }
 
     /// All, sorted by name.

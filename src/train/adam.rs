@@ -1,9 +1,11 @@
 //! The optimiser: Adam (Kingma and Ba) with weight decay coupled, as PyTorch's `Adam`, or decoupled, as its `AdamW`.
 
+use super::settings::Module;
 use crate::error::{Error, Result};
 use crate::model::Weights;
 use candle_core::backprop::GradStore;
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -20,48 +22,67 @@ pub struct AdamConfig {
     pub decoupled: bool,
 }
 
-/// Moments of every parameter, f32, in the order of their names.
+impl AdamConfig {
+    pub(super) fn check(&self) -> Result<()> {
+        if let Some(beta) = self.betas.iter().find(|beta| !(0.0..1.0).contains(*beta)) {
+            return Err(Error::config("a beta of Adam", "from 0, and below 1", beta));
+        }
+        for (what, value) in [("Adam's epsilon", self.epsilon), ("the weight decay", self.decay)] {
+            if !(value.is_finite() && value >= 0.0) {
+                return Err(Error::config(what, "a number from 0", value));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Flat moments of every parameter that moves, f32, in the order of their names.
 #[derive(Clone, Debug)]
 pub(super) struct Adam {
     config: AdamConfig,
     steps: u64,
-    moments: BTreeMap<String, [Vec<f32>; 2]>,
+    moments: BTreeMap<String, [Tensor; 2]>,
 }
+
+/// Numbers that a thread updates at least.
+const PIECE: usize = 1 << 15;
 
 /// What the two moments are called in files.
 const NAMES: [&str; 2] = ["adam.mean", "adam.square"];
 
 impl Adam {
-    /// No steps done yet.
-    pub fn new(config: AdamConfig, weights: &Weights) -> Self {
-        let zero = |(name, var): (&str, &candle_core::Var)| (name.to_owned(), [(); 2].map(|()| vec![0.0; var.elem_count()]));
-        Self { config, steps: 0, moments: weights.iter().map(zero).collect() }
-    }
-
-    /// The moments that [`Adam::export`] gave after `steps` steps.
-    ///
-    /// # Errors
-    /// When one is missing or has another size than its parameter.
-    pub fn import(config: AdamConfig, weights: &Weights, tensors: &BTreeMap<String, Tensor>, steps: u64) -> Result<Self> {
-        let mut adam = Self { steps, ..Self::new(config, weights) };
-        for (name, moments) in &mut adam.moments {
-            for (moment, kind) in moments.iter_mut().zip(NAMES) {
-                let key = format!("{kind}.{name}");
-                let found = tensors.get(&key).filter(|t| t.elem_count() == moment.len());
-                let found = found.ok_or_else(|| Error::Refused(format!("the tensor {key} is missing or has another size")))?;
-                *moment = found.flatten_all()?.to_vec1()?;
-            }
-        }
-        Ok(adam)
-    }
-
-    /// The moments as flat tensors.
+    /// No steps done yet, of the parameters of `trainable`.
     ///
     /// # Errors
     /// When memory runs out.
-    pub fn export(&self) -> Result<BTreeMap<String, Tensor>> {
+    pub fn new(config: AdamConfig, trainable: &[Module], weights: &Weights) -> Result<Self> {
+        let moving = weights.iter().filter(|(name, _)| trainable.contains(&Module::of(name)));
+        let zeros = |len| Tensor::zeros(len, DType::F32, &Device::Cpu);
+        let moments = moving.map(|(name, var)| Ok((name.to_owned(), [zeros(var.elem_count())?, zeros(var.elem_count())?])));
+        Ok(Self { config, steps: 0, moments: moments.collect::<Result<_>>()? })
+    }
+
+    /// Goes on from the moments that [`Adam::export`] gave after `steps` steps.
+    ///
+    /// # Errors
+    /// When one is missing or has another size than its parameter.
+    pub fn import(&mut self, tensors: &BTreeMap<String, Tensor>, steps: u64) -> Result<()> {
+        self.steps = steps;
+        for (name, moments) in &mut self.moments {
+            for (moment, kind) in moments.iter_mut().zip(NAMES) {
+                let key = format!("{kind}.{name}");
+                let found = tensors.get(&key).filter(|t| t.dims() == moment.dims() && t.dtype() == DType::F32);
+                let found = found.ok_or_else(|| Error::Refused(format!("the tensor {key} is missing or has another size")))?;
+                *moment = found.clone();
+            }
+        }
+        Ok(())
+    }
+
+    /// The moments as flat tensors.
+    pub fn export(&self) -> BTreeMap<String, Tensor> {
         let all = self.moments.iter().flat_map(|(name, moments)| NAMES.iter().zip(moments).map(move |(kind, m)| (kind, name, m)));
-        all.map(|(kind, name, m)| Ok((format!("{kind}.{name}"), Tensor::from_slice(m, m.len(), &Device::Cpu)?))).collect()
+        all.map(|(kind, name, moment)| (format!("{kind}.{name}"), moment.clone())).collect()
     }
 
     /// How many steps were done.
@@ -76,11 +97,16 @@ impl Adam {
     pub fn step(&mut self, weights: &Weights, gradients: &GradStore, rate: f64) -> Result<()> {
         self.steps += 1;
         let step = Step::new(&self.config, self.steps, rate);
-        for ((name, var), moments) in weights.iter().zip(self.moments.values_mut()) {
+        for (name, var) in weights.iter() {
+            let Some([mean, square]) = self.moments.get_mut(name) else { continue };
             let missing = || Error::Refused(format!("the parameter {name} has no gradient"));
             let gradient: Vec<f32> = gradients.get(var).ok_or_else(missing)?.flatten_all()?.to_vec1()?;
             let mut values: Vec<f32> = var.flatten_all()?.to_vec1()?;
-            step.apply(&mut values, &gradient, moments);
+            let mut moments = [mean.to_vec1()?, square.to_vec1()?];
+            step.apply(&mut values, &gradient, &mut moments);
+            let len = values.len();
+            let [first, second] = moments.map(|moment| Tensor::from_vec(moment, len, &Device::Cpu));
+            (*mean, *square) = (first?, second?);
             var.set(&Tensor::from_vec(values, var.shape(), var.device())?)?;
         }
         Ok(())
@@ -116,12 +142,13 @@ impl Step {
     }
 
     fn apply(&self, values: &mut [f32], gradient: &[f32], [mean, square]: &mut [Vec<f32>; 2]) {
-        for (((value, gradient), mean), square) in values.iter_mut().zip(gradient).zip(mean).zip(square) {
+        let all = values.par_iter_mut().zip(gradient).zip(mean).zip(square).with_min_len(PIECE);
+        all.for_each(|(((value, gradient), mean), square)| {
             let gradient = gradient + self.l2 * *value;
             *mean += (1.0 - self.betas[0]) * (gradient - *mean);
             *square += (1.0 - self.betas[1]) * (gradient * gradient - *square);
             *value = self.keep * *value - self.rate * *mean / (square.sqrt() / self.root + self.epsilon);
-        }
+        });
     }
 }
 

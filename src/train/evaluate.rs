@@ -28,10 +28,11 @@ pub fn evaluate(checkpoint: &Path, data: &Path, out: &Path) -> Result<Metrics> {
 /// Probability of glaucoma: sigmoid(s1 - s0) of the cosines with the two prompts, without the logit scale, as published.
 pub(super) fn probabilities(model: &SavedModel, examples: &Examples) -> Result<Vec<f64>> {
     let prompts = PROMPTS.map(|prompt| model.vocabulary.rows(prompt)).into_iter().collect::<Result<Vec<_>>>()?;
-    let prompts = model.clip.text(&prompts)?.embedding.detach();
+    let clip = model.clip.frozen();
+    let prompts = clip.text(&prompts)?.embedding;
     let mut out = Vec::with_capacity(examples.samples.len());
     for views in examples.plain().chunks(BATCH) {
-        let images = model.clip.image(&examples.pixels(views)?)?.embedding.detach();
+        let images = clip.image(&examples.pixels(views, clip.weights().device())?)?.embedding;
         let cosines = images.matmul(&prompts.t()?)?.to_dtype(DType::F64)?.to_vec2::<f64>()?;
         out.extend(cosines.iter().map(|s| 1.0 / (1.0 + (s[0] - s[1]).exp())));
     }
@@ -41,16 +42,25 @@ pub(super) fn probabilities(model: &SavedModel, examples: &Examples) -> Result<V
 /// Predicts, measures, and writes both down.
 pub(super) fn measure(model: &SavedModel, test: &Examples, out: &Path) -> Result<Metrics> {
     let probability = probabilities(model, test)?;
-    let label: Vec<u8> = test.samples.iter().map(|s| s.label).collect();
-    let values: Vec<Vec<i8>> = (0..ATTRIBUTES.len()).map(|a| test.samples.iter().map(|s| s.groups[a]).collect()).collect();
-    let named = ATTRIBUTES.iter().zip(GROUP_NAMES).zip(&values);
-    let attributes: Vec<_> = named.map(|((name, groups), values)| Attribute { name, groups, values }).collect();
-    let metrics = metrics::evaluate(&probability, &label, &attributes)?;
+    let metrics = metrics_of(&probability, test)?;
     write_predictions(&out.join("predictions.csv"), &test.samples, &probability)?;
     let path = out.join("metrics.json");
     let text = serde_json::to_string_pretty(&metrics).map_err(|e| Error::file(&path, e))?;
     write_atomically(&path, |file| writeln!(file, "{text}"))?;
     Ok(metrics)
+}
+
+/// How the model fares on a split, in memory.
+pub(super) fn validate(model: &SavedModel, split: &Examples) -> Result<Metrics> {
+    metrics_of(&probabilities(model, split)?, split)
+}
+
+fn metrics_of(probability: &[f64], split: &Examples) -> Result<Metrics> {
+    let label: Vec<u8> = split.samples.iter().map(|s| s.label).collect();
+    let values: Vec<Vec<i8>> = (0..ATTRIBUTES.len()).map(|a| split.samples.iter().map(|s| s.groups[a]).collect()).collect();
+    let named = ATTRIBUTES.iter().zip(GROUP_NAMES).zip(&values);
+    let attributes: Vec<_> = named.map(|((name, groups), values)| Attribute { name, groups, values }).collect();
+    metrics::evaluate(probability, &label, &attributes)
 }
 
 fn write_predictions(path: &Path, samples: &[Sample], probability: &[f64]) -> Result<()> {

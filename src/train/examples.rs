@@ -1,12 +1,13 @@
 //! Samples in memory, and the batches of an epoch.
 
-use super::settings::{Settings, TextSource};
+use super::settings::{DataSettings, TextSource};
 use super::texts::{PROMPTS, Vocabulary};
 use crate::data::{DataSet, Sample, Split, normalise};
 use crate::error::Result;
 use candle_core::{Device, Tensor};
 use rand::{RngExt, SeedableRng, seq::SliceRandom};
 use rand_pcg::Pcg64;
+use rayon::prelude::*;
 use std::path::Path;
 
 /// One split of a data set.
@@ -27,6 +28,18 @@ pub(super) struct View {
     right: i32,
 }
 
+impl View {
+    /// A sample as it is, with its note.
+    pub fn with_note(sample: usize) -> Self {
+        Self { sample, note: true, ..Self::default() }
+    }
+}
+
+/// The `number`th stream of random numbers of a seed, from 1. Odd multiples keep those of neighbouring seeds apart.
+pub(super) fn stream(seed: u64, number: u64) -> Pcg64 {
+    Pcg64::seed_from_u64(seed ^ number.wrapping_mul(0x9e3779b97f4a7c15))
+}
+
 impl Examples {
     /// Reads and preprocesses every image of a split, or takes them from the file `cache` where they are kept. Samples whose
     /// image cannot be read are left out.
@@ -41,9 +54,8 @@ impl Examples {
     }
 
     /// Every sample once, in the order and with the looks that the seed and the epoch decide.
-    pub fn shuffled(&self, settings: &Settings, epoch: usize) -> Vec<View> {
-        // Odd multiples keep the streams of neighbouring seeds and epochs apart.
-        let mut rng = Pcg64::seed_from_u64(settings.seed ^ (epoch as u64 + 1).wrapping_mul(0x9e3779b97f4a7c15));
+    pub fn shuffled(&self, settings: &DataSettings, seed: u64, epoch: usize) -> Vec<View> {
+        let mut rng = stream(seed, epoch as u64 + 1);
         let mut views = self.plain();
         views.shuffle(&mut rng);
         let shift = settings.shift.min(self.side / 2) as i32;
@@ -53,17 +65,28 @@ impl Examples {
                 TextSource::Label => false,
                 TextSource::Mix => rng.random(),
             };
-            view.mirror = rng.random();
+            view.mirror = settings.mirror && rng.random();
             view.down = rng.random_range(-shift..=shift);
             view.right = rng.random_range(-shift..=shift);
         }
         views
     }
 
+    /// The samples of a group of the attribute at `place`.
+    pub fn members(&self, place: usize, group: usize) -> Vec<usize> {
+        let is_member = |i: &usize| usize::try_from(self.samples[*i].groups[place]) == Ok(group);
+        (0..self.samples.len()).filter(is_member).collect()
+    }
+
+    /// The groups of the attribute at `place`, or -1.
+    pub fn groups(&self, views: &[View], place: usize) -> Vec<i64> {
+        views.iter().map(|view| i64::from(self.samples[view.sample].groups[place])).collect()
+    }
+
     /// [B, 3, side, side].
-    pub fn pixels(&self, views: &[View]) -> Result<Tensor> {
-        let images: Vec<f32> = views.iter().flat_map(|view| normalise(&self.seen(view))).collect();
-        Ok(Tensor::from_vec(images, (views.len(), 3, self.side, self.side), &Device::Cpu)?)
+    pub fn pixels(&self, views: &[View], device: &Device) -> Result<Tensor> {
+        let images: Vec<Vec<f32>> = views.par_iter().map(|view| normalise(&self.seen(view))).collect();
+        Ok(Tensor::from_vec(images.concat(), (views.len(), 3, self.side, self.side), device)?)
     }
 
     /// Each sample's text, as rows of the token table.

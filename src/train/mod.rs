@@ -1,21 +1,35 @@
-//! Training and evaluation: plain CLIP and Fair-MoE side by side on one data set.
+//! Training and evaluation: published models beside each other on one data set.
 //!
 //! Seeds decide everything: parameters, the order of samples, and what a sample shows in each epoch. So a run that was killed and
 //! goes on gives the same bytes as one that was not; with another number of threads, candle's matrix products round otherwise.
 
 mod adam;
+mod cost;
 mod evaluate;
 mod examples;
+mod folder;
+mod groups;
+mod log;
+mod objective;
 mod run;
 mod saved;
 mod settings;
+mod start;
+mod summary;
 mod table;
 mod texts;
 mod trainer;
 
 pub use adam::AdamConfig;
 pub use evaluate::evaluate;
-pub use run::{Outcome, Run, Source};
-pub use saved::{Card, Fair, SavedModel};
-pub use settings::{Arch, Settings, TextSource};
+pub use log::Epoch;
+pub use objective::{ByGroup, GroupTerms, Terms};
+pub use run::{Outcome, Run, Source, Trained};
+pub use saved::{Card, SavedModel};
+pub use settings::{
+    Arch, AttributeWeight, CapacityTokens, DataSettings, DistanceKind, GroupSource, LossSettings, ModelSettings, Module,
+    Precision, Preset, Schedule, SelectBy, SelectSplit, Settings, TextSource, TrainingSettings,
+};
+pub use start::{Start, StartTerm};
+pub use summary::{Figure, Summary};
 pub use table::comparison;

@@ -1,19 +1,22 @@
-//! A whole run: data, both models, their measures.
+//! A whole run: data, models, their measures.
 
+use super::cost::Cost;
 use super::evaluate::measure;
 use super::examples::Examples;
-use super::settings::Settings;
+use super::folder::{Folder, write_json};
+use super::settings::{Arch, Preset, Settings};
+use super::summary::Summary;
 use super::texts::Vocabulary;
-use super::trainer::{Folder, Task, train};
+use super::trainer::{Data, train};
 use crate::data::{DataSet, MakeConfig, Problem, Split, make};
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use crate::metrics::Metrics;
-use crate::model::ClipConfig;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Where a run's data come from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,36 +35,70 @@ pub enum Source {
     },
 }
 
-/// A run: it writes `config.json`, the preprocessed images of each split, and in each of `clip` and `fair-moe` a `checkpoint.safetensors`, the selected
-/// `model.safetensors`, `log.jsonl`, `metrics.json` and `predictions.csv`.
+/// A run of several models on the same data. It writes `config.json`, the preprocessed images of each split, and for each model,
+/// in a folder named after its preset (with several seeds `seed-N` in there), `settings.json`, `start.json`, `log.jsonl`,
+/// `checkpoint.safetensors`, the selected `model.safetensors`, `metrics.json`, `predictions.csv` and `cost.json`; with several
+/// seeds also `summary.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Run {
     /// The data.
     pub data: Source,
-    /// The settings.
-    pub settings: Settings,
+    /// The models, one of each preset at most, and all of one size.
+    pub models: Vec<Settings>,
+    /// How often each is trained: with the seed of its settings, the next one, and so on.
+    pub seeds: u64,
+}
+
+/// One model that a run has trained.
+#[derive(Clone, Debug)]
+pub struct Trained {
+    /// What its settings started from.
+    pub preset: Preset,
+    /// Its seed.
+    pub seed: u64,
+    /// Its files.
+    pub folder: PathBuf,
+    /// How it fares on the test split.
+    pub metrics: Metrics,
 }
 
 impl fmt::Display for Run {
     /// The data, and one setting a line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.data {
-            Source::Folder(folder) => writeln!(f, "  {:<18} {}", "data", folder.display())?,
+            Source::Folder(folder) => writeln!(f, "  {:<28} {}", "data", folder.display())?,
             Source::Made { samples, bias, seed } => {
-                writeln!(f, "  {:<18} made: {samples} samples, bias {bias}, seed {seed}", "data")?;
+                writeln!(f, "  {:<28} made: {samples} samples, bias {bias}, seed {seed}", "data")?;
             }
         }
-        self.settings.fmt(f)
+        writeln!(f, "  {:<28} {} each", "seeds", self.seeds)?;
+        // What is the same in all models is said once.
+        let Some((first, others)) = self.models.split_first() else { return Ok(()) };
+        let all: Vec<String> = others.iter().map(Settings::to_string).collect();
+        for line in first.to_string().lines() {
+            let name = line.split_whitespace().next().unwrap_or_default();
+            let value = |text: &str| line_of(text, name);
+            let values: Vec<String> = std::iter::once(value(line)).chain(all.iter().map(|text| value(text))).collect();
+            let same = values.iter().all(|other| *other == values[0]);
+            writeln!(f, "  {name:<28} {}", if same { values[0].clone() } else { values.join(" | ") })?;
+        }
+        Ok(())
     }
 }
 
-/// How both models fare on the test split.
+/// What stands behind a setting's name in settings that are written a line each.
+fn line_of(text: &str, name: &str) -> String {
+    let found = text.lines().find_map(|line| line.trim_start().strip_prefix(name)?.strip_prefix(' '));
+    found.unwrap_or_default().trim().to_owned()
+}
+
+/// How a run came out.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// Plain CLIP.
-    pub clip: Metrics,
-    /// Fair-MoE.
-    pub fair_moe: Metrics,
+    /// Its models: preset by preset, seed by seed.
+    pub models: Vec<Trained>,
+    /// Mean and standard deviation over the seeds, where there are several.
+    pub summary: Option<Summary>,
     /// The data's files that were left out because something is wrong with them.
     pub problems: Vec<Problem>,
 }
@@ -70,37 +107,90 @@ pub struct Outcome {
 const CONFIG: &str = "config.json";
 
 impl Run {
-    /// Does the run in the folder `out`, or, with `resume`, goes on with it. Models train side by side, a thread each.
+    /// Does the run in the folder `out`, or, with `resume`, goes on with it. Small models train side by side, a thread each; of
+    /// large ones there is one in memory at a time.
     ///
     /// # Errors
     /// When settings are out of range, `out` is used (or, with `resume`, holds another run), data cannot be read, a file cannot be
     /// written, or the loss is no longer a number.
     pub fn run(&self, out: &Path, resume: bool) -> Result<Outcome> {
-        self.settings.check()?;
+        let arch = self.check()?;
         // A folder without a data set is refused before anything is written.
         let given = match &self.data {
             Source::Folder(folder) => Some(DataSet::open(folder)?),
             Source::Made { .. } => None,
         };
         self.claim(out, resume)?;
-        let mut data = given.map_or_else(|| self.made(&out.join("data")), Ok)?;
-        let side = ClipConfig::tiny(1, 1).image;
-        let mut load = |split: Split| Examples::load(&mut data, split, side, Some(&out.join(format!("{split}.images"))));
+        let mut set = given.map_or_else(|| self.made(&out.join("data")), Ok)?;
+        let side = arch.image();
+        let mut load = |split: Split| Examples::load(&mut set, split, side, Some(&out.join(format!("{split}.images"))));
         let (training, validation, test) = (load(Split::Training)?, load(Split::Validation)?, load(Split::Test)?);
-        let vocabulary = Vocabulary::of(training.samples.iter().filter_map(|s| s.note.as_deref()));
-        let task = Task { settings: &self.settings, training: &training, validation: &validation, vocabulary: &vocabulary };
-        let bars = MultiProgress::new();
-        let model = |name: &'static str, fair: bool| -> Result<Metrics> {
-            let folder = Folder::new(out.join(name))?;
-            let model = train(&task, fair, &folder, &bars.add(bar(name)))?;
-            measure(&model, &test, folder.path())
+        let vocabulary = match arch {
+            Arch::Tiny => Vocabulary::of(training.samples.iter().filter_map(|s| s.note.as_deref())),
+            Arch::VitB16 | Arch::VitL14 => Vocabulary::whole(),
         };
-        let (clip, fair_moe) = std::thread::scope(|scope| {
-            let clip = scope.spawn(|| model("clip", false));
-            let fair_moe = model("fair-moe", true);
-            (clip.join().unwrap_or_else(|_| Err(Error::Refused("the training of clip ended early".into()))), fair_moe)
+        let data = Data { training, validation, test, vocabulary };
+        let trainings = self.trainings(out);
+        for (settings, _) in &trainings {
+            if settings.steps(data.training.samples.len()) == 0 {
+                let most = data.training.samples.len();
+                return Err(Error::config("the batch", format!("at most the {most} training samples"), settings.training.batch));
+            }
+        }
+        let side_by_side = match arch {
+            Arch::Tiny => std::thread::available_parallelism().map_or(1, usize::from).min(trainings.len()),
+            Arch::VitB16 | Arch::VitL14 => 1,
+        };
+        let (next, bars) = (AtomicUsize::new(0), MultiProgress::new());
+        // Each thread takes the next training that nobody has taken.
+        let work = || -> Result<Vec<(usize, Trained)>> {
+            let mut done = vec![];
+            while let Some((i, (settings, folder))) = take(&next, &trainings) {
+                done.push((i, one(settings, &data, folder.clone(), &bars)?));
+            }
+            Ok(done)
+        };
+        let done: Result<Vec<_>> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..side_by_side).map(|_| scope.spawn(work)).collect();
+            let ended = || Error::Refused("a training ended early".into());
+            threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(ended()))).collect()
         });
-        Ok(Outcome { clip: clip?, fair_moe: fair_moe?, problems: data.problems().to_vec() })
+        let mut done = done?.concat();
+        done.sort_by_key(|(i, _)| *i);
+        let models: Vec<Trained> = done.into_iter().map(|(_, trained)| trained).collect();
+        let summary = (self.seeds > 1).then(|| Summary::of(&models));
+        summary.as_ref().map_or(Ok(()), |summary| write_json(&out.join("summary.json"), summary))?;
+        Ok(Outcome { models, summary, problems: set.problems().to_vec() })
+    }
+
+    /// Checks that such a run can be; the size of its models.
+    fn check(&self) -> Result<Arch> {
+        self.models.iter().try_for_each(Settings::check)?;
+        let first = self.models.first().ok_or_else(|| Error::config("the number of models", "at least 1", 0))?;
+        for (i, model) in self.models.iter().enumerate() {
+            if self.models[..i].iter().any(|other| other.preset == model.preset) {
+                return Err(Error::Refused(format!("the preset {} is named twice", model.preset)));
+            }
+            if model.arch != first.arch {
+                return Err(Error::Refused("all models of a run must have the same size".into()));
+            }
+        }
+        if !(1..=1000).contains(&self.seeds) {
+            return Err(Error::config("the number of seeds", "from 1 to 1000", self.seeds));
+        }
+        Ok(first.arch)
+    }
+
+    /// Every training with its folder.
+    fn trainings(&self, out: &Path) -> Vec<(Settings, PathBuf)> {
+        let seed_of = |settings: &Settings, i: u64| {
+            let mut settings = settings.clone();
+            settings.training.seed = settings.training.seed.wrapping_add(i);
+            let folder = out.join(settings.preset.name());
+            let folder = if self.seeds > 1 { folder.join(format!("seed-{}", settings.training.seed)) } else { folder };
+            (settings, folder)
+        };
+        self.models.iter().flat_map(|settings| (0..self.seeds).map(move |i| seed_of(settings, i))).collect()
     }
 
     /// Makes `out` this run's folder.
@@ -149,13 +239,32 @@ fn difference(that: &serde_json::Value, this: &serde_json::Value, name: &str) ->
             let keys: std::collections::BTreeSet<_> = a.keys().chain(b.keys()).collect();
             keys.into_iter().find_map(|key| difference(&that[key], &this[key], key))
         }
+        (serde_json::Value::Array(a), serde_json::Value::Array(b)) if a.len() == b.len() => {
+            a.iter().zip(b).find_map(|(that, this)| difference(that, this, name))
+        }
         _ => (that != this).then(|| format!("{name} was {that}, and is {this} now")),
     }
 }
 
+/// The next that nobody has taken, with its number.
+fn take<'a, T>(next: &AtomicUsize, all: &'a [T]) -> Option<(usize, &'a T)> {
+    let i = next.fetch_add(1, Ordering::Relaxed);
+    all.get(i).map(|one| (i, one))
+}
+
+/// Trains and measures one model.
+fn one(settings: &Settings, data: &Data, folder: PathBuf, bars: &MultiProgress) -> Result<Trained> {
+    let folder = Folder::new(folder)?;
+    let cost = Cost::start(folder.cost());
+    let model = train(settings, data, &folder, &cost, &bars.add(bar(settings.preset.name())))?;
+    let metrics = measure(&model, &data.test, folder.path())?;
+    cost.save()?;
+    Ok(Trained { preset: settings.preset, seed: settings.training.seed, folder: folder.path().to_owned(), metrics })
+}
+
 /// Drawn on standard error, and only if that is a terminal.
 fn bar(name: &'static str) -> ProgressBar {
-    let style = ProgressStyle::with_template("{prefix:8} {bar:30} {pos}/{len} {eta:>4}  {msg}");
+    let style = ProgressStyle::with_template("{prefix:14} {bar:30} {pos}/{len} {eta:>4}  {msg}");
     let bar = ProgressBar::new(0).with_prefix(name);
     style.map(|style| bar.clone().with_style(style)).unwrap_or(bar)
 }

@@ -1,9 +1,9 @@
 //! Models in files.
 
-use super::settings::Settings;
+use super::settings::{Precision, Settings};
 use super::texts::Vocabulary;
 use crate::error::{Error, Result};
-use crate::model::{Clip, ClipConfig, Mixtures, Preset, Weights, read_tensors, write_tensors};
+use crate::model::{Checkpoint, Clip, ClipConfig, LoadReport, Weights, read_tensors, write_tensors};
 use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -14,19 +14,8 @@ use std::path::Path;
 pub struct Card {
     /// The sizes of its towers.
     pub clip: ClipConfig,
-    /// Its mixtures; none in a plain CLIP.
-    pub fair: Option<Fair>,
-}
-
-/// Which mixtures a Fair-MoE has.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Fair {
-    /// Whose.
-    pub preset: Preset,
-    /// The attribute whose groups they were trained to treat alike.
-    pub attribute: String,
-    /// How many groups that has: as many experts has a feature mixture.
-    pub groups: usize,
+    /// The settings that it was trained with, which decide its mixtures.
+    pub settings: Settings,
 }
 
 /// A model with its vocabulary.
@@ -43,24 +32,36 @@ pub struct SavedModel {
 const TOKENS: &str = "text_model.embeddings.token_ids";
 
 impl Card {
-    fn mixtures(&self) -> Option<Mixtures> {
-        self.fair.as_ref().map(|fair| Mixtures::preset(fair.preset, &self.clip, fair.groups))
+    /// A model of these parameters.
+    fn build(&self, weights: Weights) -> Result<Clip> {
+        let clip = Clip::new(self.clip, self.settings.mixtures(&self.clip)?.as_ref(), weights)?;
+        Ok(match self.settings.training.precision {
+            Precision::F32 => clip,
+            Precision::Bf16 => clip.computing(DType::BF16),
+        })
     }
 }
 
 impl SavedModel {
-    /// A fresh model of these settings.
+    /// The model that these settings start from; and, where that is a file's, what was found in it.
     ///
     /// # Errors
-    /// When the settings are out of range.
-    pub(super) fn fresh(settings: &Settings, vocabulary: Vocabulary, fair: bool) -> Result<Self> {
-        let (_, groups) = settings.attribute()?;
-        let fair = fair.then(|| Fair { preset: settings.preset, attribute: settings.attribute.clone(), groups });
-        let card = Card { clip: ClipConfig::tiny(vocabulary.context(), vocabulary.ids().len()), fair };
-        let mixtures = card.mixtures();
-        let weights = Weights::init(&card.clip, mixtures.as_ref(), DType::F32, settings.seed)?;
-        let clip = Clip::new(card.clip, mixtures.as_ref(), weights)?;
-        Ok(Self { card, clip, vocabulary })
+    /// When the settings are out of range, or their file of weights cannot be read or is that of another model.
+    pub(super) fn start(settings: &Settings, vocabulary: Vocabulary) -> Result<(Self, Option<LoadReport>)> {
+        let mut card = Card { clip: settings.clip(&vocabulary), settings: settings.clone() };
+        let (mixtures, seed) = (settings.mixtures(&card.clip)?, settings.training.seed);
+        let (weights, report) = match &settings.model.weights {
+            None => (Weights::init(&card.clip, mixtures.as_ref(), DType::F32, seed)?, None),
+            Some(path) => {
+                let file = Checkpoint::open(path)?;
+                card.clip.hidden_act = file.config()?.hidden_act;
+                let from = settings.model.experts_from;
+                let (weights, report) = Weights::from_checkpoint(&card.clip, mixtures.as_ref(), DType::F32, &file, from, seed)?;
+                (weights, Some(report))
+            }
+        };
+        let clip = card.build(weights)?;
+        Ok((Self { card, clip, vocabulary }, report))
     }
 
     /// Reads a model, or a checkpoint of its training.
@@ -80,9 +81,9 @@ impl SavedModel {
             Some(ids) if ids.dims() == [card.clip.vocabulary] => ids.to_vec1().map_err(|e| bad(&e))?,
             _ => return Err(bad(&format_args!("the tensor {TOKENS} is missing or has another size"))),
         };
-        let mixtures = card.mixtures();
+        let mixtures = card.settings.mixtures(&card.clip)?;
         let weights = Weights::import(&card.clip, mixtures.as_ref(), DType::F32, &tensors).map_err(|e| bad(&e))?;
-        let clip = Clip::new(card.clip, mixtures.as_ref(), weights)?;
+        let clip = card.build(weights)?;
         let vocabulary = Vocabulary::new(ids, card.clip.context);
         Ok((Self { card, clip, vocabulary }, tensors, state))
     }

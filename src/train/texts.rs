@@ -1,12 +1,12 @@
 //! Texts as a model from scratch takes them.
 
-use crate::data::tokenize;
+use crate::data::{CONTEXT, tokenize};
 use crate::error::{Error, Result};
 
 /// The prompts of zero-shot classification: class 0, then class 1 (spec of the published evaluation).
 pub(super) const PROMPTS: [&str; 2] = ["A photo of non-glaucoma", "A photo of glaucoma"];
 
-/// The token ids of a model from scratch: only those that its training texts use have a row in its table. The other rows of a
+/// The token ids that a model knows. Of a model from scratch only those that its training texts use have a row in its table. The other rows of a
 /// full table would never get a gradient, and nothing that the model is asked uses them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vocabulary {
@@ -27,6 +27,13 @@ impl Vocabulary {
             ids.extend(text);
         }
         Self { ids: ids.into_iter().collect(), context }
+    }
+
+    /// All of CLIP's.
+    pub(super) fn whole() -> Self {
+        // The end token is the last.
+        let last = tokenize("").into_iter().max().unwrap_or(0);
+        Self { ids: (0..=last).collect(), context: CONTEXT }
     }
 
     /// That which a file recorded.

@@ -1,174 +1,185 @@
 //! The training of one model.
 
 use super::adam::Adam;
-use super::evaluate::probabilities;
+use super::cost::Cost;
+use super::evaluate::validate;
 use super::examples::{Examples, View};
+use super::folder::{Folder, write_json};
+use super::groups::GroupLoader;
+use super::log::{Epoch, State, Sums};
+use super::objective::{Loss, Objective, StepGroups, Terms};
 use super::saved::SavedModel;
-use super::settings::Settings;
+use super::settings::{GroupSource, SelectBy, SelectSplit, Settings};
+use super::start::Start;
 use super::texts::Vocabulary;
-use crate::candle::{TensorGroups, fol};
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
-use crate::fol::{Fol, FolConfig, FolTerms};
-use crate::metrics;
+use crate::model::{Clip, ClipOutput};
 use indicatif::ProgressBar;
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 
-/// What a model is trained on and with.
-pub(super) struct Task<'a> {
-    pub settings: &'a Settings,
-    pub training: &'a Examples,
-    pub validation: &'a Examples,
-    pub vocabulary: &'a Vocabulary,
+/// The data that all models of a run share.
+pub(super) struct Data {
+    pub training: Examples,
+    pub validation: Examples,
+    pub test: Examples,
+    pub vocabulary: Vocabulary,
 }
 
-/// The files of one model's training.
-pub(super) struct Folder(PathBuf);
-
-impl Folder {
-    pub fn new(path: PathBuf) -> Result<Self> {
-        std::fs::create_dir_all(&path).map_err(|e| Error::file(&path, e))?;
-        Ok(Self(path))
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-
-    /// The model of the epoch with the highest validation AUC so far, the later of equals.
-    pub fn model(&self) -> PathBuf {
-        self.0.join("model.safetensors")
-    }
-
-    /// Everything that training goes on from: the last epoch's parameters, moments, and what is known of the epochs.
-    fn checkpoint(&self) -> PathBuf {
-        self.0.join("checkpoint.safetensors")
-    }
-
-    /// One line of JSON for each epoch.
-    fn log(&self) -> PathBuf {
-        self.0.join("log.jsonl")
-    }
+/// One model on its way.
+struct Trainer<'a> {
+    settings: &'a Settings,
+    data: &'a Data,
+    folder: &'a Folder,
+    objective: Objective,
+    /// Those of each attribute's groups; none where groups are in the batch itself.
+    loaders: Option<Vec<Vec<GroupLoader>>>,
+    model: SavedModel,
+    adam: Adam,
+    state: State,
+    cost: &'a Cost,
 }
 
-/// How far training has come. It holds no floats: reading them from JSON may change their last bit.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct State {
-    /// What each epoch showed, an [`Epoch`] in JSON.
-    log: Vec<String>,
-    steps: u64,
-    /// The bits of the highest validation AUC so far; those of positive numbers are ordered as the numbers are.
-    best_auc: Option<u64>,
-}
-
-/// What an epoch showed: means over its steps, and the validation AUC at its end.
-#[derive(Clone, Debug, Default, Serialize)]
-struct Epoch {
-    epoch: usize,
-    total: f64,
-    clip: f64,
-    distance: f64,
-    dispersion: f64,
-    batch_variance: f64,
-    validation_auc: Option<f64>,
-}
-
-impl Epoch {
-    fn add(&mut self, terms: &FolTerms, share: f64) {
-        self.total += share * terms.total;
-        self.clip += share * terms.clip;
-        self.distance += share * terms.distance;
-        self.dispersion += share * terms.dispersion;
-        self.batch_variance += share * terms.batch_variance;
-    }
-}
-
-/// Trains a model, Fair-MoE or plain, in `folder`, from where its checkpoint stands or from scratch; returns the selected model.
-pub(super) fn train(task: &Task<'_>, fair: bool, folder: &Folder, bar: &ProgressBar) -> Result<SavedModel> {
-    let Task { settings, training, .. } = task;
-    let (mut model, mut adam, mut state) = start(task, fair, folder)?;
-    let loss = Fol::new(if fair { settings.loss() } else { plain_loss() })?;
-    let steps = training.samples.len().div_ceil(settings.batch) as u64;
-    let total = steps * settings.epochs as u64;
+/// Trains a model in `folder`, from where its checkpoint stands or from its start; returns the selected model.
+pub(super) fn train(settings: &Settings, data: &Data, folder: &Folder, cost: &Cost, bar: &ProgressBar) -> Result<SavedModel> {
+    let mut trainer = Trainer::start(settings, data, folder, cost)?;
+    let steps = trainer.steps();
+    let total = steps * settings.training.epochs as u64;
     bar.set_length(total);
-    bar.set_position(adam.steps());
-    for epoch in state.log.len()..settings.epochs {
-        let views = training.shuffled(settings, epoch);
-        let mut mean = Epoch { epoch: epoch + 1, ..Epoch::default() };
-        for views in views.chunks(settings.batch) {
-            let rate = settings.rate_at(adam.steps(), total);
-            let terms = step(task, &mut model, &mut adam, &loss, views, rate)?;
-            mean.add(&terms, 1.0 / steps as f64);
-            bar.set_message(format!("epoch {} of {}  {}", epoch + 1, settings.epochs, describe(&terms)));
+    bar.set_position(trainer.state.steps);
+    for epoch in trainer.state.log.len()..settings.training.epochs {
+        let views = data.training.shuffled(&settings.data, settings.training.seed, epoch);
+        let done = trainer.state.running.steps;
+        for views in views.chunks(settings.training.batch).take(steps as usize).skip(done) {
+            let terms = trainer.step(views, total, bar)?;
+            bar.set_message(format!("epoch {} of {}  {}", epoch + 1, settings.training.epochs, describe(&terms)));
             bar.inc(1);
+            let every = settings.training.checkpoint_steps;
+            if every > 0 && trainer.state.running.steps.is_multiple_of(every) {
+                trainer.checkpoint()?;
+            }
         }
-        mean.validation_auc = validation_auc(task, &model)?;
-        state.steps = adam.steps();
-        // In this order a kill between two writes loses nothing: the epoch is done again, and gives the same.
-        let auc = mean.validation_auc.map(f64::to_bits);
-        if auc >= state.best_auc {
-            state.best_auc = auc;
-            model.save(&folder.model(), BTreeMap::new(), None::<State>)?;
-        }
-        state.log.push(serde_json::to_string(&mean).map_err(|e| Error::file(folder.log(), e))?);
-        write_atomically(&folder.log(), |file| state.log.iter().try_for_each(|line| writeln!(file, "{line}")))?;
-        model.save(&folder.checkpoint(), adam.export()?, Some(&state))?;
+        trainer.finish_epoch(epoch + 1)?;
     }
     bar.finish();
+    drop(trainer);
     SavedModel::load(&folder.model())
 }
 
-/// The last checkpoint, or a fresh model.
-fn start(task: &Task<'_>, fair: bool, folder: &Folder) -> Result<(SavedModel, Adam, State)> {
-    let path = folder.checkpoint();
-    let config = task.settings.adam;
-    if !path.exists() {
-        let model = SavedModel::fresh(task.settings, task.vocabulary.clone(), fair)?;
-        let adam = Adam::new(config, model.clip.weights());
-        return Ok((model, adam, State::default()));
+impl<'a> Trainer<'a> {
+    /// From the last checkpoint, or from the start.
+    fn start(settings: &'a Settings, data: &'a Data, folder: &'a Folder, cost: &'a Cost) -> Result<Self> {
+        write_json(&folder.settings(), settings)?;
+        let path = folder.checkpoint();
+        let new = |model: &SavedModel| Adam::new(settings.training.adam, &settings.training.trainable, model.clip.weights());
+        let (model, adam, state) = if path.exists() {
+            let (model, tensors, state) = SavedModel::with_state::<State>(&path)?;
+            let state = state.ok_or_else(|| Error::file(&path, "this is a model, but not a checkpoint of its training"))?;
+            let mut adam = new(&model)?;
+            adam.import(&tensors, state.steps)?;
+            (model, adam, state)
+        } else {
+            let (model, report) = SavedModel::start(settings, data.vocabulary.clone())?;
+            report.map_or(Ok(()), |report| write_json(&folder.weights(), &report))?;
+            let adam = new(&model)?;
+            (model, adam, State::default())
+        };
+        // Groups in the batch itself must have samples too.
+        let loaders = if settings.loss.reads_groups() { Some(GroupLoader::all(settings, &data.training)?) } else { None };
+        let loaders = loaders.filter(|_| settings.data.groups == GroupSource::Separate);
+        let objective = Objective::new(settings, &settings.loss)?;
+        Ok(Self { settings, data, folder, objective, loaders, model, adam, state, cost })
     }
-    let (model, tensors, state) = SavedModel::with_state::<State>(&path)?;
-    let state = state.ok_or_else(|| Error::file(&path, "this is a model, but not a checkpoint of its training"))?;
-    let adam = Adam::import(config, model.clip.weights(), &tensors, state.steps)?;
-    Ok((model, adam, state))
-}
 
-/// The loss of a plain CLIP: the cross entropy alone.
-fn plain_loss() -> FolConfig {
-    FolConfig { lambda_distance: 0.0, lambda_dispersion: 0.0, ..FolConfig::paper() }
-}
-
-fn step(task: &Task<'_>, model: &mut SavedModel, adam: &mut Adam, loss: &Fol, views: &[View], rate: f64) -> Result<FolTerms> {
-    let Task { settings, training, vocabulary, .. } = task;
-    let out = model.clip.forward(&training.pixels(views)?, &training.texts(views, vocabulary)?)?;
-    let (place, count) = settings.attribute()?;
-    let ids: Vec<i64> = views.iter().map(|v| i64::from(training.samples[v.sample].groups[place])).collect();
-    // A plain CLIP knows nothing of groups.
-    let groups = match model.card.fair {
-        Some(_) => TensorGroups::Ids { ids: &ids, count },
-        None => TensorGroups::Separate(&[]),
-    };
-    let found = fol(loss, &out.loss_input(&settings.preset.gates())?, groups)?;
-    let terms = found.state()?.terms;
-    if !terms.total.is_finite() {
-        return Err(Error::Refused(format!("the loss became {}: try a lower learning rate", terms.total)));
+    /// Steps in an epoch.
+    fn steps(&self) -> u64 {
+        self.settings.steps(self.data.training.samples.len())
     }
-    adam.step(model.clip.weights(), &found.total.backward()?, rate)?;
-    Ok(terms)
-}
 
-fn validation_auc(task: &Task<'_>, model: &SavedModel) -> Result<Option<f64>> {
-    let probability = probabilities(model, task.validation)?;
-    let label: Vec<u8> = task.validation.samples.iter().map(|s| s.label).collect();
-    Ok(metrics::evaluate(&probability, &label, &[])?.auc)
+    fn step(&mut self, views: &[View], total: u64, bar: &ProgressBar) -> Result<Terms> {
+        let out = self.forward(&self.model.clip, views)?;
+        let places = self.settings.places()?;
+        let ids: Vec<Vec<i64>> = places.iter().map(|(place, _)| self.data.training.groups(views, *place)).collect();
+        let groups = self.groups(&ids)?;
+        let loss = self.objective.of(&out, &ids, &groups)?;
+        if !loss.terms.total.is_finite() {
+            return Err(Error::Refused(format!("the loss became {}: try a lower learning rate", loss.terms.total)));
+        }
+        if self.state.steps == 0 {
+            let start = Start::of(self.settings, self.model.clip.weights(), &out, &ids, &groups, &loss)?;
+            write_json(&self.folder.start(), &start)?;
+            bar.suspend(|| eprint!("{}\n{start}", self.folder.path().display()));
+        }
+        let rate = self.settings.training.rate_at(self.state.steps, total);
+        let Loss { total, terms, .. } = &loss;
+        self.adam.step(self.model.clip.weights(), &total.backward()?, rate)?;
+        self.state.steps = self.adam.steps();
+        self.state.running.add(&loss);
+        Ok(*terms)
+    }
+
+    fn forward(&self, clip: &Clip, views: &[View]) -> Result<ClipOutput> {
+        let Data { training, vocabulary, .. } = self.data;
+        Ok(clip.forward(&training.pixels(views, clip.weights().device())?, &training.texts(views, vocabulary)?)?)
+    }
+
+    /// Where this step's groups are.
+    fn groups(&self, ids: &[Vec<i64>]) -> Result<StepGroups> {
+        let Some(loaders) = &self.loaders else { return Ok(StepGroups::Ids(ids.to_vec())) };
+        let clip = if self.settings.loss.group_gradient { self.model.clip.clone() } else { self.model.clip.frozen() };
+        let one = |loader: &GroupLoader| self.forward(&clip, &loader.batch(self.state.steps));
+        let of_attribute = |loaders: &Vec<GroupLoader>| loaders.iter().map(one).collect();
+        loaders.iter().map(of_attribute).collect::<Result<_>>().map(StepGroups::Separate)
+    }
+
+    /// Measures the model, keeps it if it is the best so far, and notes the epoch.
+    fn finish_epoch(&mut self, number: usize) -> Result<()> {
+        let mut epoch: Epoch = std::mem::take(&mut self.state.running).epoch(number);
+        let attributes: Vec<&str> = self.settings.attributes.iter().map(|a| a.name.as_str()).collect();
+        let found = validate(&self.model, &self.data.validation)?;
+        let es_auc = |found: &crate::metrics::Metrics, name: &str| found.attributes.get(name).and_then(|a| a.es_auc);
+        epoch.validation_auc = found.auc;
+        epoch.validation_es_auc = attributes.iter().map(|name| ((*name).to_owned(), es_auc(&found, name))).collect();
+        let chosen_on = match self.settings.training.select_split {
+            SelectSplit::Val => found,
+            SelectSplit::Test => validate(&self.model, &self.data.test)?,
+        };
+        epoch.selection = match self.settings.training.select_by {
+            SelectBy::Auc => chosen_on.auc,
+            SelectBy::EsAuc => {
+                let all: Option<Vec<f64>> = attributes.iter().map(|name| es_auc(&chosen_on, name)).collect();
+                all.map(|all| all.iter().sum::<f64>() / all.len() as f64)
+            }
+        };
+        // In this order a kill between two writes loses nothing: what follows the checkpoint is done again, and gives the same.
+        // A figure that cannot be told never replaces one that can.
+        if epoch.selection >= self.state.best() {
+            self.model.save(&self.folder.model(), BTreeMap::new(), None::<State>)?;
+        }
+        self.state.log.push(epoch);
+        self.state.running = Sums::default();
+        let lines: std::result::Result<Vec<String>, _> = self.state.log.iter().map(serde_json::to_string).collect();
+        let lines = lines.map_err(|e| Error::file(self.folder.log(), e))?;
+        write_atomically(&self.folder.log(), |file| lines.iter().try_for_each(|line| writeln!(file, "{line}")))?;
+        self.checkpoint()
+    }
+
+    fn checkpoint(&self) -> Result<()> {
+        self.model.save(&self.folder.checkpoint(), self.adam.export(), Some(&self.state))?;
+        self.cost.save()
+    }
 }
 
 /// The terms of a loss that are not 0.
-fn describe(terms: &FolTerms) -> String {
-    let FolTerms { clip, distance, dispersion, batch_variance, .. } = *terms;
-    let all = [("clip", clip), ("distance", distance), ("dispersion", dispersion), ("batch variance", batch_variance)];
+fn describe(terms: &Terms) -> String {
+    let Terms { clip, distance, dispersion, batch_variance, gate_ce, .. } = *terms;
+    let all = [
+        ("clip", clip),
+        ("distance", distance),
+        ("dispersion", dispersion),
+        ("batch variance", batch_variance),
+        ("gate ce", gate_ce),
+    ];
     let shown = all.iter().filter(|(_, value)| *value != 0.0).map(|(name, value)| format!("{name} {value:.3e}"));
     shown.collect::<Vec<_>>().join("  ")
 }

@@ -1,8 +1,7 @@
-//! `fair-moe train`: plain CLIP and Fair-MoE, side by side.
+//! `fair-moe train`: published models beside each other on one data set.
 
 use crate::output::{complain, say};
-use fair_moe::model::Preset;
-use fair_moe::train::{Arch, Run, Settings, Source, TextSource, comparison};
+use fair_moe::train::{Arch, AttributeWeight, Preset, Run, Settings, Source, TextSource, comparison};
 use fair_moe::{Error, Result};
 use std::io::Write;
 use std::path::PathBuf;
@@ -20,15 +19,22 @@ pub struct Args {
     /// Go on with the run that the folder holds.
     #[arg(long)]
     resume: bool,
-    /// The size of both models: tiny (64-pixel images, from scratch).
-    #[arg(long, default_value = "tiny", value_parser = named::<Arch>)]
-    arch: Arch,
-    /// Whose mixtures and loss Fair-MoE has: paper or authors.
-    #[arg(long, default_value_t = Preset::Paper)]
-    preset: Preset,
-    /// The attribute whose groups Fair-MoE treats alike: race, gender, ethnicity or language.
+    /// The size of the models: tiny (64-pixel images, from scratch), vit-b16 or vit-l14 [default: tiny].
+    #[arg(long, value_parser = named::<Arch>, conflicts_with = "config")]
+    arch: Option<Arch>,
+    /// A model to train: clip, fairclip, fairclip-paper, paper or authors; may be given several times [default: clip and paper].
+    #[arg(long, conflicts_with = "config")]
+    preset: Vec<Preset>,
+    /// The settings of one model, in a file such as settings.json.
     #[arg(long)]
-    attribute: Option<String>,
+    config: Option<PathBuf>,
+    /// A checkpoint to start from: safetensors, or .pt and .pth of OpenAI, FairCLIP or Fair-MoE.
+    #[arg(long)]
+    weights: Option<PathBuf>,
+    /// An attribute whose groups are to be treated alike: race, gender, ethnicity or language, with a weight if not 1, as in
+    /// race=0.5; may be given several times [default: race].
+    #[arg(long)]
+    attribute: Vec<AttributeWeight>,
     /// Training texts: note, label (the prompt of its class) or mix; a sample without a note has its prompt.
     #[arg(long, value_parser = named::<TextSource>)]
     text: Option<TextSource>,
@@ -50,6 +56,13 @@ pub struct Args {
     /// Decides parameters, order and texts.
     #[arg(long)]
     seed: Option<u64>,
+    /// How many seeds to train each model with, beginning with that one.
+    #[arg(long, default_value_t = 1)]
+    seeds: u64,
+    /// Any setting, by the name that settings.json gives it, as in loss.lambda_dispersion=1; may be given several times. The
+    /// preset clip keeps its own loss.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    set: Vec<(String, String)>,
 }
 
 #[derive(clap::Args)]
@@ -64,20 +77,41 @@ struct Data {
 }
 
 impl Args {
-    fn settings(&self) -> Settings {
-        let tiny = Settings::tiny(self.preset);
-        Settings {
-            arch: self.arch,
-            attribute: self.attribute.clone().unwrap_or(tiny.attribute),
-            text: self.text.unwrap_or(tiny.text),
-            epochs: self.epochs.unwrap_or(tiny.epochs),
-            batch: self.batch.unwrap_or(tiny.batch),
-            rate: self.rate.unwrap_or(tiny.rate),
-            lambda_distance: self.lambda_distance.unwrap_or(tiny.lambda_distance),
-            lambda_dispersion: self.lambda_dispersion.unwrap_or(tiny.lambda_dispersion),
-            seed: self.seed.unwrap_or(tiny.seed),
-            ..tiny
+    /// Those of each model.
+    fn models(&self) -> Result<Vec<Settings>> {
+        let presets = if self.preset.is_empty() { &[Preset::Clip, Preset::Paper][..] } else { &self.preset };
+        let arch = self.arch.unwrap_or(Arch::Tiny);
+        let models = match &self.config {
+            Some(file) => vec![Settings::read(file)?],
+            None => presets.iter().map(|preset| Settings::of(*preset, arch)).collect(),
+        };
+        models.into_iter().map(|settings| self.change(settings)).collect()
+    }
+
+    /// Puts what was asked for over a model's settings.
+    fn change(&self, mut settings: Settings) -> Result<Settings> {
+        let Settings { attributes, model, training, data, .. } = &mut settings;
+        put(attributes, (!self.attribute.is_empty()).then(|| self.attribute.clone()));
+        put(&mut model.weights, self.weights.clone().map(Some));
+        put(&mut data.text, self.text);
+        put(&mut training.epochs, self.epochs);
+        put(&mut training.batch, self.batch);
+        put(&mut training.rate, self.rate);
+        put(&mut training.seed, self.seed);
+        let keeps_loss = settings.preset == Preset::Clip;
+        if !keeps_loss {
+            put(&mut settings.loss.lambda_distance, self.lambda_distance);
+            put(&mut settings.loss.lambda_dispersion, self.lambda_dispersion);
         }
+        for (key, value) in &self.set {
+            // A name that is none is an error for every model.
+            let mut changed = settings.clone();
+            changed.set(key, value)?;
+            if !(keeps_loss && key.starts_with("loss.")) {
+                settings = changed;
+            }
+        }
+        Ok(settings)
     }
 
     fn out(&self) -> PathBuf {
@@ -87,17 +121,33 @@ impl Args {
 }
 
 pub fn run(args: Args, out: &mut dyn Write) -> Result<()> {
-    let folder = args.out();
-    let settings = args.settings();
-    let run = Run { data: args.data.data.map_or(DEMO, Source::Folder), settings };
+    let (folder, models) = (args.out(), args.models()?);
+    let run = Run { data: args.data.data.map_or(DEMO, Source::Folder), models, seeds: args.seeds };
     say!(out, "{}\n{}", folder.display(), run)?;
     out.flush().map_err(crate::output::failed)?;
     let outcome = run.run(&folder, args.resume)?;
     outcome.problems.iter().for_each(|problem| complain(format_args!("left out: {problem}")));
-    say!(out, "\n{}", comparison(&[("CLIP", &outcome.clip), ("Fair-MoE", &outcome.fair_moe)]).trim_end())
+    match outcome.summary {
+        Some(summary) => say!(out, "\n{}", summary.to_string().trim_end()),
+        None => {
+            let models: Vec<_> = outcome.models.iter().map(|model| (model.preset.name(), &model.metrics)).collect();
+            say!(out, "\n{}", comparison(&models).trim_end())
+        }
+    }
+}
+
+fn put<T>(setting: &mut T, asked: Option<T>) {
+    if let Some(value) = asked {
+        *setting = value;
+    }
 }
 
 /// A value by the name that files give it.
 fn named<T: serde::de::DeserializeOwned>(name: &str) -> Result<T> {
     serde_json::from_value(name.into()).map_err(|e| Error::Refused(e.to_string()))
+}
+
+fn key_value(text: &str) -> Result<(String, String)> {
+    let parts = text.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()));
+    parts.ok_or_else(|| Error::config("a setting", "KEY=VALUE", text))
 }

@@ -51,7 +51,7 @@ impl Weights {
             Ok((name.clone(), Var::from_tensor(&tensor)?))
         };
         let vars = plan.iter().map(read).collect::<Result<BTreeMap<_, _>>>()?;
-        Ok((Self { vars, plan }, report))
+        Ok((Self { vars, plan, constants: None }, report))
     }
 }
 
