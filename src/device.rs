@@ -42,6 +42,12 @@ impl Device {
     pub fn driver(&self) -> Option<&Arc<dyn Driver>> {
         self.driver.as_ref()
     }
+
+    /// The number of the GPU that it is, if it is one.
+    #[cfg(feature = "candle")]
+    pub(crate) fn gpu(&self) -> Option<usize> {
+        self.name.strip_prefix("cuda:")?.parse().ok()
+    }
 }
 
 impl Default for Device {

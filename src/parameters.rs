@@ -11,34 +11,34 @@ use rand_pcg::Pcg64;
 pub enum Param {
     /// `gate.fc1.weight` `[H, D]`; only where the gate has a hidden layer.
     GateFc1Weight,
-    /// `gate.fc1.bias` `[H]`.
-    GateFc1Bias,
     /// `gate.fc2.weight` `[E, H]`, or `[E, D]` where the gate has no hidden layer.
     GateFc2Weight,
-    /// `gate.fc2.bias` `[E]`.
-    GateFc2Bias,
     /// `experts.glu.weight` `[E, F, D]`: the map whose activation multiplies fc1's output; only in gated experts.
     ExpertsGluWeight,
-    /// `experts.glu.bias` `[E, F]`.
-    ExpertsGluBias,
     /// `experts.fc1.weight` `[E, F, D]`.
     ExpertsFc1Weight,
-    /// `experts.fc1.bias` `[E, F]`.
-    ExpertsFc1Bias,
     /// `experts.fc2.weight` `[E, D, F]`.
     ExpertsFc2Weight,
-    /// `experts.fc2.bias` `[E, D]`.
-    ExpertsFc2Bias,
     /// `shared.glu.weight` `[F, D]`; only with a shared expert, and gated.
     SharedGluWeight,
-    /// `shared.glu.bias` `[F]`.
-    SharedGluBias,
     /// `shared.fc1.weight` `[F, D]`.
     SharedFc1Weight,
-    /// `shared.fc1.bias` `[F]`.
-    SharedFc1Bias,
     /// `shared.fc2.weight` `[D, F]`.
     SharedFc2Weight,
+    /// `gate.fc1.bias` `[H]`.
+    GateFc1Bias,
+    /// `gate.fc2.bias` `[E]`.
+    GateFc2Bias,
+    /// `experts.glu.bias` `[E, F]`.
+    ExpertsGluBias,
+    /// `experts.fc1.bias` `[E, F]`.
+    ExpertsFc1Bias,
+    /// `experts.fc2.bias` `[E, D]`.
+    ExpertsFc2Bias,
+    /// `shared.glu.bias` `[F]`.
+    SharedGluBias,
+    /// `shared.fc1.bias` `[F]`.
+    SharedFc1Bias,
     /// `shared.fc2.bias` `[D]`.
     SharedFc2Bias,
 }
@@ -46,23 +46,24 @@ pub enum Param {
 use Param::*;
 
 impl Param {
-    /// All, in the order in which a flat buffer holds them.
+    /// All, in the order in which a flat buffer holds them: weights first, so that each begins at a multiple of 16 bytes where widths are
+    /// multiples of 32, which is what a GPU loads at a time.
     pub const ALL: [Param; 16] = [
         GateFc1Weight,
-        GateFc1Bias,
         GateFc2Weight,
-        GateFc2Bias,
         ExpertsGluWeight,
-        ExpertsGluBias,
         ExpertsFc1Weight,
-        ExpertsFc1Bias,
         ExpertsFc2Weight,
-        ExpertsFc2Bias,
         SharedGluWeight,
-        SharedGluBias,
         SharedFc1Weight,
-        SharedFc1Bias,
         SharedFc2Weight,
+        GateFc1Bias,
+        GateFc2Bias,
+        ExpertsGluBias,
+        ExpertsFc1Bias,
+        ExpertsFc2Bias,
+        SharedGluBias,
+        SharedFc1Bias,
         SharedFc2Bias,
     ];
 

@@ -1,8 +1,13 @@
-//! candle operations with gradients for the layer and the loss, on candle's CPU device.
+//! candle operations with gradients for the layer and the loss, on candle's CPU device; with the feature `candle-cuda` on its CUDA device
+//! too, on candle's own stream and in candle's own memory.
 //!
 //! candle's own operations take at most three tensors and give one. So the parameters of one layer live in one flat `Var`, in the
-//! order of [`crate::Param::ALL`], and what a layer returns beside y is cut out of one flat output.
+//! order of [`crate::Param::ALL`].
 
+#[cfg(any(feature = "candle-cuda", all(test, feature = "emulate")))]
+mod addresses;
+#[cfg(feature = "candle-cuda")]
+mod cuda;
 mod fol;
 mod moe;
 mod values;
@@ -10,13 +15,29 @@ mod values;
 pub use fol::{FolInput, FolLoss, GateTensor, TensorGroups, fol};
 pub use moe::{MoeOutput, MoeRows, Number, moe};
 
-impl From<candle_core::Error> for crate::Error {
+use crate::{Device, Error};
+
+impl From<candle_core::Error> for Error {
     fn from(e: candle_core::Error) -> Self {
-        crate::Error::Refused(format!("candle: {e}"))
+        Error::Refused(format!("candle: {e}"))
     }
 }
 
 /// An error of this crate where candle wants one of its own.
-pub(crate) fn wrap(e: crate::Error) -> candle_core::Error {
+pub(crate) fn wrap(e: Error) -> candle_core::Error {
     candle_core::Error::msg(e)
+}
+
+/// Where candle has the tensors of what computes on that device: of a GPU in its memory, of the CPU and of an emulation in the host's.
+///
+/// # Errors
+/// When the device is a GPU and this build has no feature `candle-cuda`, or candle cannot use it.
+pub fn device(device: &Device) -> crate::Result<candle_core::Device> {
+    let Some(number) = device.gpu() else { return Ok(candle_core::Device::Cpu) };
+    #[cfg(feature = "candle-cuda")]
+    return Ok(candle_core::Device::new_cuda(number)?);
+    #[cfg(not(feature = "candle-cuda"))]
+    Err(Error::Refused(format!(
+        "tensors on cuda:{number} need the feature `candle-cuda`, which this build does not have; the model trains on the CPU"
+    )))
 }

@@ -123,16 +123,16 @@ impl Lengths {
     }
 }
 
-fn failed(what: &str) -> impl Fn(cudarc::driver::DriverError) -> Error + '_ {
+pub(crate) fn failed(what: &str) -> impl Fn(cudarc::driver::DriverError) -> Error + '_ {
     move |why| Error::Refused(format!("{what} failed on the GPU: {why}"))
 }
 
-fn queue<'a>(driver: &'a Cuda, stream: &CudaStream) -> Queue<'a> {
+pub(crate) fn queue<'a>(driver: &'a Cuda, stream: &CudaStream) -> Queue<'a> {
     Queue { driver, stream: Stream(stream.cu_stream() as u64) }
 }
 
 /// What launches on that stream.
-fn driver_of(stream: &CudaStream) -> Result<Arc<Cuda>> {
+pub(crate) fn driver_of(stream: &CudaStream) -> Result<Arc<Cuda>> {
     let driver = Cuda::shared(stream.context().ordinal())?;
     match driver.context() == stream.context().cu_ctx() as u64 {
         true => Ok(driver),
@@ -328,17 +328,17 @@ impl CudaMoe {
 }
 
 /// The buffers of a pass: cudarc is told of each that the stream has used it when this goes, which is behind the launches.
-struct Uses<'a> {
+pub(crate) struct Uses<'a> {
     stream: &'a CudaStream,
     until: Vec<SyncOnDrop<'a>>,
 }
 
 impl<'a> Uses<'a> {
-    fn of(stream: &'a Arc<CudaStream>) -> Self {
+    pub(crate) fn of(stream: &'a Arc<CudaStream>) -> Self {
         Self { stream, until: vec![] }
     }
 
-    fn read<V>(&mut self, view: &'a impl DevicePtr<V>) -> Result<Pointer> {
+    pub(crate) fn read<V>(&mut self, view: &'a impl DevicePtr<V>) -> Result<Pointer> {
         self.same_context(view.stream())?;
         let (at, until) = view.device_ptr(self.stream);
         self.until.push(until);
@@ -349,7 +349,7 @@ impl<'a> Uses<'a> {
         view.as_ref().map_or(Ok(0), |view| self.read(view))
     }
 
-    fn write<V>(&mut self, view: &'a mut impl DevicePtrMut<V>) -> Result<Pointer> {
+    pub(crate) fn write<V>(&mut self, view: &'a mut impl DevicePtrMut<V>) -> Result<Pointer> {
         self.same_context(view.stream())?;
         let (at, until) = view.device_ptr_mut(self.stream);
         self.until.push(until);
