@@ -1,5 +1,6 @@
 //! The figures of a set of samples, of which each may be there several times, as in a resample.
 
+use super::CalibrationBin;
 use super::scores::{GroupMetrics, Scores};
 
 /// Bins of a calibration error.
@@ -59,6 +60,20 @@ impl Members {
             brier: mean(square),
             ..GroupMetrics::default()
         }
+    }
+
+    /// What its calibration bins hold.
+    pub fn calibration(&self, scores: &Scores<'_>) -> Vec<CalibrationBin> {
+        let all: Vec<(u32, u8)> = self.samples.iter().copied().zip(self.bins.iter().copied()).collect();
+        let bin = |members: &[(u32, u8)]| {
+            let mean = |of: &dyn Fn(usize) -> f64| members.iter().map(|m| of(m.0 as usize)).sum::<f64>() / members.len() as f64;
+            CalibrationBin {
+                samples: members.len(),
+                probability: mean(&|i| scores.probability[i]),
+                positive: mean(&|i| f64::from(scores.label[i])),
+            }
+        };
+        all.chunk_by(|a, b| a.1 == b.1).map(bin).collect()
     }
 }
 

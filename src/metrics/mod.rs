@@ -5,11 +5,17 @@
 //! rate of a group without negatives, and a gap between fewer than two groups are all none (null in JSON), beside the counts
 //! that say why. fairlearn would call such a rate 0.
 
+mod audit;
+mod bootstrap;
+mod curves;
 mod groups;
 mod members;
 mod scores;
 mod thresholds;
 
+pub use audit::{Answers, audit};
+pub(crate) use bootstrap::Strata;
+pub use curves::{CalibrationBin, RocPoint, calibration, roc};
 pub use groups::AttributeMetrics;
 pub use scores::GroupMetrics;
 pub use thresholds::{GroupRates, ThresholdChoice};
