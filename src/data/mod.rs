@@ -25,6 +25,7 @@ pub use check::{Report, SplitReport, check};
 pub use image::{Image, normalise, preprocess, preprocess_grey};
 pub use make::{MakeConfig, make};
 pub use notes::truncate_note;
+pub(crate) use notes::truncate_note_to;
 pub use sample::{Sample, Split};
 pub use set::{DataSet, Problem};
 pub use tokens::{CONTEXT, tokenize};

@@ -14,7 +14,12 @@ const LONGEST: usize = 180;
 /// A note as a model reads it: one of more than 180 characters is cut there, and then back to its last space (or, without a
 /// space, by one further character, as the published code does).
 pub fn truncate_note(note: &str) -> &str {
-    let Some((end, _)) = note.char_indices().nth(LONGEST) else { return note };
+    truncate_note_to(note, LONGEST)
+}
+
+/// [`truncate_note`] with another limit.
+pub(crate) fn truncate_note_to(note: &str, longest: usize) -> &str {
+    let Some((end, _)) = note.char_indices().nth(longest) else { return note };
     let cut = &note[..end];
     let last = cut.char_indices().next_back().map_or(0, |(i, _)| i);
     &cut[..cut.rfind(' ').unwrap_or(last)]

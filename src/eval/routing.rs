@@ -1,5 +1,10 @@
 //! Where a model's mixtures send the samples of each group.
 
+use super::BATCH;
+use super::tally::Tally;
+use crate::error::Result;
+use crate::model::{Encoded, Gates};
+use crate::train::{Examples, SavedModel, View};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -39,4 +44,59 @@ pub struct Load {
     pub entropy: Option<f64>,
     /// `[E]` the unbiased variance over the rows of each expert's final weights, pairs that were not kept counting 0.
     pub dispersion: Vec<f64>,
+}
+
+/// Watches what the mixtures of a model do. Of a plain CLIP it sees nothing.
+pub(super) struct Watch {
+    /// In the order of [`MIXTURES`].
+    mixtures: Option<[Tally; 4]>,
+    texts: &'static str,
+}
+
+/// What the mixtures are called: the image's token and feature mixture, the text's.
+const MIXTURES: [&str; 4] = ["vision_token", "vision_feature", "text_token", "text_feature"];
+
+impl Watch {
+    pub fn new(model: &SavedModel) -> Self {
+        let tallies = |mixtures: [&crate::MoeConfig; 4]| mixtures.map(|moe| Tally::new(moe.experts.count, moe.top_k));
+        Self { mixtures: model.clip.mixtures().map(tallies), texts: "" }
+    }
+
+    /// Sees images as they are encoded.
+    pub fn images(&mut self, examples: &Examples, views: &[View], encoded: &Encoded) -> Result<()> {
+        let Some(([token, feature, _, _], gates)) = self.mixtures.as_mut().zip(encoded.gates.as_ref()) else { return Ok(()) };
+        see([token, feature], gates, None, examples, views)
+    }
+
+    /// Encodes the samples' texts, and sees that: their notes, or, where no sample has one, the prompts of their classes.
+    pub fn texts(&mut self, model: &SavedModel, examples: &Examples) -> Result<()> {
+        let Some([_, _, token, feature]) = self.mixtures.as_mut() else { return Ok(()) };
+        self.texts = if examples.samples.iter().any(|s| s.note.is_some()) { "notes" } else { "prompts" };
+        let clip = model.clip.frozen();
+        for views in examples.plain().chunks(BATCH) {
+            let texts: Vec<_> = views.iter().map(|view| model.vocabulary.known(examples.note(view))).collect();
+            let encoded = clip.text(&texts)?;
+            if let Some(gates) = &encoded.gates {
+                see([&mut *token, &mut *feature], gates, encoded.text_rows.as_deref(), examples, views)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What was seen.
+    pub fn routing(self) -> Option<Routing> {
+        let texts = self.texts;
+        let inputs = ["images", "images", texts, texts];
+        let named =
+            |tallies: [Tally; 4]| MIXTURES.into_iter().zip(inputs).zip(tallies).map(|((n, i), t)| (n.to_owned(), t.routing(i)));
+        Some(Routing { mixtures: named(self.mixtures?).collect() })
+    }
+}
+
+/// Adds what both gates of one side said of some samples; `rows` [B·T] are the token rows that count, none for all.
+fn see(tallies: [&mut Tally; 2], gates: &Gates, rows: Option<&[bool]>, examples: &Examples, views: &[View]) -> Result<()> {
+    let groups: Vec<[i8; 4]> = views.iter().map(|view| examples.samples[view.sample].groups).collect();
+    let [token, feature] = tallies;
+    token.add(&gates.token, rows, &groups)?;
+    feature.add(&gates.feature, None, &groups)
 }

@@ -4,7 +4,7 @@ use super::bootstrap::Strata;
 use super::groups::Partition;
 use super::members::Members;
 use super::scores::Scores;
-use super::{Attribute, AttributeMetrics, Bootstrap, Metrics, check, evaluate, thresholds};
+use super::{Attribute, AttributeMetrics, Bootstrap, GroupMetrics, Metrics, check, evaluate, thresholds};
 use crate::error::{Error, Result};
 
 /// What a model said of samples, and what is true of them.
@@ -18,6 +18,48 @@ pub struct Answers<'a> {
     pub attributes: &'a [Attribute<'a>],
 }
 
+/// Samples made ready to be measured again and again.
+pub(crate) struct Panel<'a> {
+    answers: Answers<'a>,
+    scores: Scores<'a>,
+    everyone: Members,
+    partitions: Vec<Partition>,
+}
+
+impl<'a> Panel<'a> {
+    /// The answers must have been checked.
+    pub fn new(answers: Answers<'a>) -> Self {
+        let scores = Scores::new(answers.probability, answers.label, |i| answers.probability[i] >= 0.5);
+        let everyone = Members::new(&scores, |_| true);
+        let partitions = answers.attributes.iter().map(|a| Partition::new(&scores, a, false)).collect();
+        Self { answers, scores, everyone, partitions }
+    }
+
+    /// How many times each sample is there: once.
+    pub fn once(&self) -> Vec<u32> {
+        vec![1; self.answers.label.len()]
+    }
+
+    /// The figures of all, if sample i is there `times[i]` times.
+    pub fn overall(&self, times: &[u32]) -> GroupMetrics {
+        self.everyone.measure(&self.scores, times)
+    }
+
+    /// The figures of the attribute at `place`.
+    pub fn attribute(&self, place: usize, times: &[u32]) -> AttributeMetrics {
+        self.of(&self.partitions[place], times)
+    }
+
+    fn of(&self, partition: &Partition, times: &[u32]) -> AttributeMetrics {
+        partition.measure(&self.scores, &self.overall(times), times)
+    }
+
+    /// What resamples keep: the size of each class, and, with the place of an attribute, that in each of its groups.
+    pub fn strata(&self, place: Option<usize>) -> Strata {
+        Strata::new(self.answers.label, |i| place.map_or(0, |place| self.answers.attributes[place].values[i]))
+    }
+}
+
 /// [`evaluate`], and beside it intervals, intersections, and thresholds chosen on `validation`.
 ///
 /// # Errors
@@ -25,29 +67,24 @@ pub struct Answers<'a> {
 pub fn audit(test: &Answers<'_>, validation: Option<&Answers<'_>>, bootstrap: &Bootstrap) -> Result<Metrics> {
     bootstrap.check()?;
     let mut metrics = evaluate(test.probability, test.label, test.attributes)?;
-    let scores = Scores::new(test.probability, test.label, |i| test.probability[i] >= 0.5);
-    let everyone = Members::new(&scores, |_| true);
-    let strata = Strata::new(test.label, |_| 0);
-    let resamples = bootstrap.resample(&strata, |times, _| everyone.measure(&scores, times));
-    let figures = bootstrap.intervals(&resamples, |one| one.figures());
+    metrics.bootstrap = Some(*bootstrap);
+    let panel = Panel::new(*test);
+    let resamples = bootstrap.resample(&panel.strata(None), |times, _| panel.overall(times));
+    let figures = bootstrap.intervals(&resamples, GroupMetrics::figures);
     let told = ["auc", "accuracy", "calibration_error", "brier"];
     metrics.intervals = figures.into_iter().filter(|(name, _)| told.contains(&name.as_str())).collect();
-    metrics.bootstrap = Some(*bootstrap);
 
-    let measure = |attribute: &Attribute<'_>, counts_only: bool| {
-        let partition = Partition::new(&scores, attribute, counts_only);
-        let of = |times: &[u32]| partition.measure(&scores, &everyone.measure(&scores, times), times);
-        let mut found = of(&vec![1; test.label.len()]);
-        let strata = Strata::new(test.label, |i| attribute.values[i]);
-        bootstrap.fill(&mut found, &bootstrap.resample(&strata, |times, _| of(times)));
-        found
-    };
-    for a in test.attributes {
-        metrics.attributes.insert(a.name.to_owned(), measure(a, false));
-    }
-    for (i, a) in test.attributes.iter().enumerate() {
-        for b in &test.attributes[i + 1..] {
-            let (name, found) = intersection(a, b, |pair| measure(pair, true))?;
+    for (place, a) in test.attributes.iter().enumerate() {
+        let resamples = bootstrap.resample(&panel.strata(Some(place)), |times, _| panel.attribute(place, times));
+        metrics.attributes.get_mut(a.name).into_iter().for_each(|found| bootstrap.fill(found, &resamples));
+        for b in &test.attributes[place + 1..] {
+            let (name, found) = intersection(a, b, |pair| {
+                let partition = Partition::new(&panel.scores, pair, true);
+                let mut found = panel.of(&partition, &panel.once());
+                let strata = Strata::new(test.label, |i| pair.values[i]);
+                bootstrap.fill(&mut found, &bootstrap.resample(&strata, |times, _| panel.of(&partition, times)));
+                found
+            })?;
             metrics.intersections.insert(name, found);
         }
     }

@@ -13,8 +13,8 @@ mod members;
 mod scores;
 mod thresholds;
 
+pub(crate) use audit::Panel;
 pub use audit::{Answers, audit};
-pub(crate) use bootstrap::Strata;
 pub use curves::{CalibrationBin, RocPoint, calibration, roc};
 pub use groups::AttributeMetrics;
 pub use scores::GroupMetrics;

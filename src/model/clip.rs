@@ -40,7 +40,9 @@ struct Layers {
 /// One side of a batch.
 #[derive(Clone, Debug)]
 pub struct Encoded {
-    /// [B, embed], rows of length 1; f64 where the model computes in f64, else f32.
+    /// [B, embed], what the projection gives, or in Fair-MoE the mixture behind it; of the dtype that the model computes in.
+    pub feature: Tensor,
+    /// [B, embed], the same with rows of length 1; f64 where the model computes in f64, else f32.
     pub embedding: Tensor,
     /// What the gates said; none in a plain CLIP.
     pub gates: Option<Gates>,
@@ -101,6 +103,12 @@ impl Clip {
     /// Its sizes.
     pub fn config(&self) -> &ClipConfig {
         &self.config
+    }
+
+    /// Its mixtures: the image tower's, the one behind the image's projection, and the same of the text; none in a plain CLIP.
+    pub fn mixtures(&self) -> Option<[&MoeConfig; 4]> {
+        let m = self.mixtures.as_ref()?;
+        Some([&m.vision_token, &m.vision_feature, &m.text_token, &m.text_feature].map(Moe::config))
     }
 
     /// Its parameters.
@@ -248,7 +256,7 @@ impl Clip {
             gates = Some(Gates { token, feature: scores });
         }
         let wide = if self.computing == DType::F64 { DType::F64 } else { DType::F32 };
-        Ok(Encoded { embedding: unit(&feature.to_dtype(wide)?)?, gates, text_rows })
+        Ok(Encoded { embedding: unit(&feature.to_dtype(wide)?)?, feature, gates, text_rows })
     }
 }
 

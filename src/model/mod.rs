@@ -21,3 +21,4 @@ pub use file::{read_tensors, write_tensors};
 pub use gates::{GateChoice, GateRows, GateScores, GateSet, GateValue, Gates};
 pub use mixtures::{Mixtures, Subtract};
 pub use weights::Weights;
+pub(crate) use weights::normal;

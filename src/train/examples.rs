@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use std::path::Path;
 
 /// One split of a data set.
-pub(super) struct Examples {
+pub(crate) struct Examples {
     pub samples: Vec<Sample>,
     /// Each image [side, side] in steps of grey.
     images: Vec<Vec<u8>>,
@@ -20,7 +20,7 @@ pub(super) struct Examples {
 
 /// How a sample looks in one epoch.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct View {
+pub(crate) struct View {
     pub sample: usize,
     note: bool,
     mirror: bool,
@@ -95,9 +95,16 @@ impl Examples {
     }
 
     fn text(&self, view: &View) -> &str {
-        let sample = &self.samples[view.sample];
-        let prompt = PROMPTS[usize::from(sample.label == 1)];
-        sample.note.as_deref().filter(|_| view.note).unwrap_or(prompt)
+        if view.note { self.note(view) } else { self.prompt(view) }
+    }
+
+    /// A sample's note; where it has none, the prompt of its class.
+    pub fn note(&self, view: &View) -> &str {
+        self.samples[view.sample].note.as_deref().unwrap_or(self.prompt(view))
+    }
+
+    fn prompt(&self, view: &View) -> &'static str {
+        PROMPTS[usize::from(self.samples[view.sample].label == 1)]
     }
 
     /// A sample's image, mirrored and moved; what moves in from outside is black.

@@ -5,7 +5,6 @@
 
 mod adam;
 mod cost;
-mod evaluate;
 mod examples;
 mod folder;
 mod groups;
@@ -21,7 +20,7 @@ mod texts;
 mod trainer;
 
 pub use adam::AdamConfig;
-pub use evaluate::evaluate;
+pub(crate) use examples::{Examples, View};
 pub use log::Epoch;
 pub use objective::{ByGroup, GroupTerms, Terms};
 pub use run::{Outcome, Run, Source, Trained};
@@ -33,3 +32,4 @@ pub use settings::{
 pub use start::{Start, StartTerm};
 pub use summary::{Figure, Summary};
 pub use table::comparison;
+pub(crate) use texts::PROMPTS;

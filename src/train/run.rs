@@ -1,7 +1,6 @@
 //! A whole run: data, models, their measures.
 
 use super::cost::Cost;
-use super::evaluate::measure;
 use super::examples::Examples;
 use super::folder::{Folder, write_json};
 use super::settings::{Arch, Preset, Settings};
@@ -10,6 +9,7 @@ use super::texts::Vocabulary;
 use super::trainer::{Data, train};
 use crate::data::{DataSet, MakeConfig, Problem, Split, make};
 use crate::error::{Error, Result};
+use crate::eval::measure;
 use crate::files::write_atomically;
 use crate::metrics::Metrics;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -257,7 +257,7 @@ fn one(settings: &Settings, data: &Data, folder: PathBuf, bars: &MultiProgress) 
     let folder = Folder::new(folder)?;
     let cost = Cost::start(folder.cost());
     let model = train(settings, data, &folder, &cost, &bars.add(bar(settings.preset.name())))?;
-    let metrics = measure(&model, &data.test, folder.path())?;
+    let metrics = measure(&model, &data.validation, &data.test, folder.path())?;
     cost.save()?;
     Ok(Trained { preset: settings.preset, seed: settings.training.seed, folder: folder.path().to_owned(), metrics })
 }

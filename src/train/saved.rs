@@ -25,7 +25,7 @@ pub struct SavedModel {
     /// The model.
     pub clip: Clip,
     /// The tokens that it knows.
-    pub(super) vocabulary: Vocabulary,
+    pub(crate) vocabulary: Vocabulary,
 }
 
 /// Stands in files for [`Vocabulary`]: CLIP's token ids, one for each row of the token table.

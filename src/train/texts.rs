@@ -4,7 +4,7 @@ use crate::data::{CONTEXT, tokenize};
 use crate::error::{Error, Result};
 
 /// The prompts of zero-shot classification: class 0, then class 1 (spec of the published evaluation).
-pub(super) const PROMPTS: [&str; 2] = ["A photo of non-glaucoma", "A photo of glaucoma"];
+pub(crate) const PROMPTS: [&str; 2] = ["A photo of non-glaucoma", "A photo of glaucoma"];
 
 /// The token ids that a model knows. Of a model from scratch only those that its training texts use have a row in its table. The other rows of a
 /// full table would never get a gradient, and nothing that the model is asked uses them.
@@ -55,7 +55,7 @@ impl Vocabulary {
     ///
     /// # Errors
     /// When it is longer, or has a token that the model was not trained on.
-    pub(super) fn rows(&self, text: &str) -> Result<Vec<u32>> {
+    pub(crate) fn rows(&self, text: &str) -> Result<Vec<u32>> {
         let ids = tokenize(text);
         if length(&ids) > self.context {
             return Err(Error::Refused(format!("the model reads {} tokens, but {text:?} has {}", self.context, length(&ids))));
@@ -63,6 +63,18 @@ impl Vocabulary {
         let unknown = |_| Error::Refused(format!("the model was trained on none of a word in {text:?}"));
         let row = |id: &u32| self.ids.binary_search(id).map(|row| row as u32).map_err(unknown);
         ids.iter().take(self.context).map(row).collect()
+    }
+
+    /// A text's rows in the table without the tokens that the model was not trained on; what is too long loses its end.
+    pub(crate) fn known(&self, text: &str) -> Vec<u32> {
+        let mut ids = tokenize(text);
+        ids.truncate(length(&ids));
+        let mut rows: Vec<u32> = ids.iter().filter_map(|id| self.ids.binary_search(id).ok()).map(|row| row as u32).collect();
+        let end = rows.pop();
+        rows.truncate(self.context - 1);
+        rows.extend(end);
+        rows.resize(self.context, 0);
+        rows
     }
 }
 
@@ -92,6 +104,9 @@ mod tests {
         let vocabulary = Vocabulary::of([].into_iter());
         PROMPTS.iter().for_each(|prompt| drop(vocabulary.rows(prompt).unwrap()));
         vocabulary.rows("cataract").unwrap_err();
+        assert_eq!(vocabulary.known("a cataract photo"), vocabulary.rows("a photo").unwrap());
+        let cut = vocabulary.known("a photo of a photo of a photo of a photo");
+        assert_eq!((cut.len(), cut.last()), (vocabulary.context(), vocabulary.rows(PROMPTS[0]).unwrap().last()));
         vocabulary.rows("a photo of a photo of a photo of a photo").unwrap_err();
     }
 }

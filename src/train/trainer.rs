@@ -2,7 +2,6 @@
 
 use super::adam::Adam;
 use super::cost::Cost;
-use super::evaluate::validate;
 use super::examples::{Examples, View};
 use super::folder::{Folder, write_json};
 use super::groups::GroupLoader;
@@ -13,6 +12,7 @@ use super::settings::{GroupSource, SelectBy, SelectSplit, Settings};
 use super::start::Start;
 use super::texts::Vocabulary;
 use crate::error::{Error, Result};
+use crate::eval::validate;
 use crate::files::write_atomically;
 use crate::model::{Clip, ClipOutput};
 use indicatif::ProgressBar;

@@ -2,7 +2,8 @@
 
 use crate::output::say;
 use fair_moe::Result;
-use fair_moe::train::{comparison, evaluate};
+use fair_moe::eval::{Features, HeadConfig, LinearProbe, evaluate};
+use fair_moe::train::comparison;
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -14,12 +15,29 @@ pub struct Args {
     /// A data set in the layout of Harvard-FairVLMed; its test split is measured.
     #[arg(long)]
     data: PathBuf,
-    /// Folder for metrics.json and predictions.csv.
+    /// Folder for metrics.json, predictions.csv, and of a model with mixtures routing.json.
     #[arg(long)]
     out: PathBuf,
+    /// Instead of asking the model which prompt is nearer, fit a head to its frozen features of the training split.
+    #[arg(long)]
+    linear_probe: bool,
+    /// What the head reads: image, or image-text (the note's features beside the image's).
+    #[arg(long, requires = "linear_probe", default_value = "image", value_parser = crate::train::named::<Features>)]
+    features: Features,
+    /// Passes of the head over the training split.
+    #[arg(long, requires = "linear_probe", default_value_t = HeadConfig::default().epochs)]
+    epochs: usize,
+    /// Decides the head's first weights, and the order of samples.
+    #[arg(long, requires = "linear_probe", default_value_t = 1)]
+    seed: u64,
 }
 
 pub fn run(args: Args, out: &mut dyn Write) -> Result<()> {
-    let metrics = evaluate(&args.checkpoint, &args.data, &args.out)?;
+    let metrics = if args.linear_probe {
+        let head = HeadConfig { epochs: args.epochs, ..HeadConfig::default() };
+        LinearProbe { features: args.features, head, seed: args.seed }.run(&args.checkpoint, &args.data, &args.out)?
+    } else {
+        evaluate(&args.checkpoint, &args.data, &args.out)?
+    };
     say!(out, "{}", comparison(&[("model", &metrics)]).trim_end())
 }

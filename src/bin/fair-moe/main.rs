@@ -3,6 +3,7 @@
 
 mod bench;
 mod check;
+mod compare;
 mod data;
 mod eval;
 mod info;
@@ -30,6 +31,8 @@ enum Command {
     Train(train::Args),
     /// Tell how accurate and how fair a saved model is.
     Eval(eval::Args),
+    /// Put measured models beside each other, with intervals and differences.
+    Compare(compare::Args),
     /// Make a data set, or check one.
     Data(data::Args),
     /// Check every stage against the reference here; exit code 1 on a miss.
@@ -50,6 +53,7 @@ impl Command {
         match self {
             Command::Train(args) => train::run(args, out),
             Command::Eval(args) => eval::run(args, out),
+            Command::Compare(args) => compare::run(args, out),
             Command::Data(args) => data::run(args, out),
             Command::Check(args) => check::run(args, out),
             Command::Bench(args) => bench::run(args, out),

@@ -143,7 +143,7 @@ fn put<T>(setting: &mut T, asked: Option<T>) {
 }
 
 /// A value by the name that files give it.
-fn named<T: serde::de::DeserializeOwned>(name: &str) -> Result<T> {
+pub fn named<T: serde::de::DeserializeOwned>(name: &str) -> Result<T> {
     serde_json::from_value(name.into()).map_err(|e| Error::Refused(e.to_string()))
 }
 
