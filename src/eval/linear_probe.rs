@@ -79,7 +79,7 @@ impl LinearProbe {
             order.clone()
         };
         let compare = |epoch: usize, head: &Head| {
-            if (epoch + 1) % EVERY == 0 || epoch + 1 == self.head.epochs {
+            if (epoch + 1).is_multiple_of(EVERY) || epoch + 1 == self.head.epochs {
                 let auc = metrics::evaluate(&head.probabilities(&validation.features), &label, &[])?.auc.unwrap_or(0.0);
                 if best.as_ref().is_none_or(|(most, ..)| auc > *most) {
                     best = Some((auc, epoch + 1, head.clone()));

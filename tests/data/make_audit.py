@@ -2,7 +2,7 @@
 them: calibration, ROC curve, intersections, thresholds by trying all, the ends of bootstrap intervals with their own error, and how
 another model's figures differ.
 
-Needs numpy, scikit-learn and safetensors. Takes a minute or two.
+Needs numpy, scipy, scikit-learn and safetensors. Takes a minute.
 """
 import json
 from itertools import combinations
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save_file
+from scipy.stats import rankdata
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, roc_auc_score, roc_curve
 
@@ -43,7 +44,12 @@ def calibration_error_at(p, y, edges):
 
 
 def auc(p, y):
-    return roc_auc_score(y, p) if 0 < y.sum() < len(y) else np.nan
+    """scikit-learn's area, by SciPy's ranks: a hundred thousand of them are needed."""
+    positives = y.sum()
+    if positives in (0, len(y)):
+        return np.nan
+    wins = rankdata(p)[y == 1].sum() - positives * (positives + 1) / 2
+    return wins / (positives * (len(y) - positives))
 
 
 def spread(p, y, called, groups, edges, small=()):
@@ -81,6 +87,7 @@ for name, (p, y, attributes) in {"test": test, "validation": validation}.items()
     out |= {f"{name}.probability": p, f"{name}.label": y, f"{name}.attributes": attributes}
 
 p, y, attributes = test
+assert abs(auc(p, y) - roc_auc_score(y, p)) < 1e-12
 called = p >= 0.5
 error, shares, means, counts = calibration_error(p, y)
 out |= {"calibration_error": error, "brier": brier_score_loss(y, p)}
