@@ -63,8 +63,7 @@ impl LinearProbe {
             probability: head.probabilities(&known.features),
             ..Predictions::of(&known.examples.samples, vec![])
         });
-        let how =
-            serde_json::json!({ "model": settings(&model.card.settings)?, "linear_probe": settings(self)?, "selected_epoch": epoch });
+        let how = serde_json::json!({ "model": settings(&model.card.settings)?, "linear_probe": settings(self)?, "selected_epoch": epoch });
         record(&test, &validation, how, out)
     }
 

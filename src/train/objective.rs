@@ -187,7 +187,12 @@ mod tests {
         text.reverse();
         let side = |logits: Tensor| {
             let none = || GateScores { weights: logits.clone(), probabilities: logits.clone(), logits: logits.clone() };
-            Encoded { embedding: logits.clone(), gates: Some(Gates { token: none(), feature: none() }), text_rows: None }
+            Encoded {
+                feature: logits.clone(),
+                embedding: logits.clone(),
+                gates: Some(Gates { token: none(), feature: none() }),
+                text_rows: None,
+            }
         };
         let cosine = Tensor::zeros((5, 5), DType::F64, &Device::Cpu).unwrap();
         let (image_side, text_side) = (side(image.as_tensor().clone()), side(Tensor::new(&text, &Device::Cpu).unwrap()));
