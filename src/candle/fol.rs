@@ -1,10 +1,15 @@
 //! The loss as a candle operation.
 
+#[cfg(feature = "candle-cuda")]
+use super::cuda;
 use super::{values, wrap};
 use crate::dtype::{Element, Float};
 use crate::fol::{Fol, FolBatch, FolGradients, FolState, GateWeights, Groups};
 use crate::moe::Layout;
 use candle_core::{CpuStorage, CustomOp1, DType, Layout as Strides, Result, Shape, Tensor, WithDType, bail};
+#[cfg(feature = "candle-cuda")]
+use std::sync::Arc;
+use std::sync::OnceLock;
 
 /// One gate's final weights over a batch, as [`GateWeights`].
 #[derive(Clone, Debug)]
@@ -47,7 +52,10 @@ pub enum TensorGroups<'a> {
 pub struct FolLoss {
     /// The total, a scalar that gradients flow back from.
     pub total: Tensor,
-    state: FolState,
+    state: OnceLock<FolState>,
+    /// Where the state is read from when it is first asked for.
+    #[cfg(feature = "candle-cuda")]
+    left: Option<Arc<cuda::fol::Pass>>,
 }
 
 impl FolLoss {
@@ -56,11 +64,17 @@ impl FolLoss {
     /// # Errors
     /// When the GPU fails.
     pub fn state(&self) -> Result<&FolState> {
-        Ok(&self.state)
+        #[cfg(feature = "candle-cuda")]
+        if let (None, Some(left)) = (self.state.get(), &self.left) {
+            let found = left.state().map_err(wrap)?;
+            return Ok(self.state.get_or_init(|| found));
+        }
+        self.state.get().ok_or_else(|| candle_core::Error::msg("the loss has no state"))
     }
 }
 
-/// The loss of a batch and its groups. Gradients reach the similarity, the scale and the gates' weights.
+/// The loss of a batch and its groups. Gradients reach the similarity, the scale and the gates' weights. On a GPU it is computed where the
+/// tensors are, in f32; the scales alone come to the host, which waits for them.
 ///
 /// # Errors
 /// When shapes or dtypes disagree, or as [`Fol::forward`].
@@ -84,9 +98,22 @@ fn apply<W: Float + WithDType>(loss: &Fol, batch: &FolInput, groups: TensorGroup
     }
     let flat = Tensor::cat(&parts, 0)?;
     let frame = Frame { batch: Shapes::of(batch)?, separate: separate.iter().map(Shapes::of).collect::<Result<_>>()?, ids };
+    #[cfg(feature = "candle-cuda")]
+    if flat.device().is_cuda() {
+        let scales = std::iter::once(batch).chain(separate).map(|input| input.scale.to_dtype(DType::F64)?.to_scalar());
+        let scales = scales.collect::<Result<_>>()?;
+        let pass = Arc::new(cuda::fol::Pass::new(loss.config(), frame, scales));
+        let total = flat.apply_op1(cuda::fol::Op(pass.clone()))?;
+        return Ok(FolLoss { total, state: OnceLock::new(), left: Some(pass) });
+    }
     let state = values::with::<W, _>(&flat, |flat| frame.lend(flat, |batch, groups| loss.forward(batch, groups).map_err(wrap)))?;
     let total = flat.apply_op1(Op { loss: loss.clone(), frame, state: state.clone(), wide: std::marker::PhantomData::<W> })?;
-    Ok(FolLoss { total, state })
+    Ok(FolLoss {
+        total,
+        state: OnceLock::from(state),
+        #[cfg(feature = "candle-cuda")]
+        left: None,
+    })
 }
 
 impl FolInput {
@@ -98,16 +125,18 @@ impl FolInput {
 }
 
 /// What a batch is beside its numbers.
-struct Shapes {
-    samples: usize,
-    gates: Vec<GateShape>,
+#[derive(Debug)]
+pub(super) struct Shapes {
+    pub samples: usize,
+    pub gates: Vec<GateShape>,
 }
 
-struct GateShape {
-    rows: usize,
-    experts: usize,
-    layout: Layout,
-    row_mask: Option<Vec<bool>>,
+#[derive(Debug)]
+pub(super) struct GateShape {
+    pub rows: usize,
+    pub experts: usize,
+    pub layout: Layout,
+    pub row_mask: Option<Vec<bool>>,
 }
 
 impl Shapes {
@@ -161,15 +190,20 @@ impl<W> Parts<'_, W> {
 }
 
 /// How one flat tensor holds a batch and its groups.
-struct Frame {
-    batch: Shapes,
-    separate: Vec<Shapes>,
-    ids: Option<(Vec<i64>, usize)>,
+#[derive(Debug)]
+pub(super) struct Frame {
+    pub batch: Shapes,
+    pub separate: Vec<Shapes>,
+    pub ids: Option<(Vec<i64>, usize)>,
 }
 
 impl Frame {
     /// Calls `read` with the batch and the groups that `flat` holds.
-    fn lend<'a, W: Float, R>(&'a self, mut flat: &'a [W], read: impl FnOnce(&FolBatch<'_, W>, &Groups<'_, W>) -> R) -> R {
+    pub(super) fn lend<'a, W: Float, R>(
+        &'a self,
+        mut flat: &'a [W],
+        read: impl FnOnce(&FolBatch<'_, W>, &Groups<'_, W>) -> R,
+    ) -> R {
         let batch = self.batch.take(&mut flat);
         let separate: Vec<_> = self.separate.iter().map(|shapes| shapes.take(&mut flat)).collect();
         let lent: Vec<_> = separate.iter().map(Parts::lend).collect();

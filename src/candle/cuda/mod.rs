@@ -3,6 +3,7 @@
 // SAFETY: a buffer that is not filled is written by a kernel before anything reads it.
 #![allow(unsafe_code)]
 
+pub(super) mod fol;
 pub(super) mod moe;
 
 use crate::dtype::DType;

@@ -19,6 +19,8 @@ pub use forward::forward;
 #[cfg(feature = "cli")]
 pub(crate) use forward::{forward_contrast, forward_moments, forward_transport};
 pub use memory::{GateMemory, Memory};
+#[cfg(any(feature = "candle-cuda", all(test, feature = "candle", feature = "emulate")))]
+pub(crate) use slices::read_state;
 pub(crate) use slices::{host_backward, host_forward};
 
 use super::driver::Pointer;

@@ -69,6 +69,19 @@ pub(crate) fn host_backward<W: Float>(
     Ok(FolGradients { groups: of_groups, ..room.read()? })
 }
 
+/// What a forward pass left in its block, of which `read` gives the beginning; `at` counts from the block's beginning.
+#[cfg(any(feature = "candle-cuda", all(test, feature = "candle", feature = "emulate")))]
+pub(crate) fn read_state<W>(
+    groups: &Groups<'_, W>,
+    problem: &Problem,
+    at: &Memory,
+    read: impl FnOnce(&mut [u8]) -> Result<()>,
+) -> Result<FolState> {
+    let mut image = Image::new(at);
+    read(image.bytes())?;
+    Ok(image.state(groups, problem, at))
+}
+
 /// What the passes read, on the device.
 struct Uploaded {
     problem: Problem,
