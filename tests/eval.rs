@@ -3,9 +3,12 @@
 
 mod support;
 
-use fair_moe::data::{MakeConfig, make};
+use candle_core::{Device, Tensor};
+use fair_moe::data::{DataSet, MakeConfig, Split, make, normalise, tokenize};
 use fair_moe::eval::{Head, HeadConfig, Predictions, Routing, compare};
 use fair_moe::metrics::{Bootstrap, Metrics};
+use fair_moe::model::read_tensors;
+use fair_moe::train::SavedModel;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -141,6 +144,30 @@ fn what_is_written_tells_of_every_group_and_of_every_mixture() {
     }
 }
 
+/// As published: an image and both prompts at a time, softmax of the two cosines.
+#[test]
+fn a_prediction_is_the_softmax_of_an_images_cosines_with_the_prompts() {
+    let folder = trained();
+    let mut data = DataSet::open(folder.path().join("data")).unwrap();
+    for path in [&models(&folder).0[0], &models(&folder).1[0]] {
+        let file = path.join("model.safetensors");
+        let clip = SavedModel::load(&file).unwrap().clip;
+        let known: Vec<u32> = read_tensors(&file).unwrap().0["text_model.embeddings.token_ids"].to_vec1().unwrap();
+        let row = |id: u32| known.iter().position(|&k| k == id).unwrap() as u32;
+        let text = |prompt: &str| tokenize(prompt).into_iter().take(clip.config().context).map(row).collect::<Vec<u32>>();
+        let prompts = ["A photo of non-glaucoma", "A photo of glaucoma"].map(text);
+        let (side, said) = (clip.config().image, Predictions::read(&path.join("predictions.csv")).unwrap());
+        let images = data.grey_images(Split::Test, side, None).unwrap();
+        assert_eq!(images.len(), said.files.len());
+        for ((image, probability), sample) in images.iter().zip(&said.probability).zip(data.samples(Split::Test)) {
+            let pixels = Tensor::from_vec(normalise(image), (1, 3, side, side), &Device::Cpu).unwrap();
+            let cosine: Vec<f32> = clip.forward(&pixels, &prompts).unwrap().cosine.flatten_all().unwrap().to_vec1().unwrap();
+            let [none, glaucoma] = [cosine[0], cosine[1]].map(|s| f64::from(s).exp());
+            assert!((probability - glaucoma / (none + glaucoma)).abs() < 1e-5, "{}: {probability}", sample.file);
+        }
+    }
+}
+
 #[test]
 fn a_linear_probe_measures_what_features_tell() {
     let folder = trained();
@@ -224,7 +251,7 @@ fn compare_finds_what_is_measured_and_names_what_is_wrong() {
     measured(&path("runs/x"), &case, p);
     measured(&path("runs/y"), &case, p);
     let table = fair_moe(&folder, &["compare", "runs", "runs/x", "--json", "all.json"]);
-    for word in ["AUC", "ES-AUC", "x", "less x, on the same samples", "+0.0000 [+0.000, +0.000]"] {
+    for word in ["AUC", "ES-AUC", "AUC of Black", "x", "less x, on the same samples", "+0.0000 [+0.000, +0.000]"] {
         assert!(table.contains(word), "no {word} in\n{table}");
     }
     assert!(!table.contains("+0.000] *"), "{table}");

@@ -4,7 +4,7 @@ use super::bootstrap::Strata;
 use super::groups::Partition;
 use super::members::Members;
 use super::scores::Scores;
-use super::{Attribute, AttributeMetrics, Bootstrap, GroupMetrics, Metrics, check, evaluate, thresholds};
+use super::{Attribute, AttributeMetrics, Bootstrap, Metrics, check, evaluate, thresholds};
 use crate::error::{Error, Result};
 
 /// What a model said of samples, and what is true of them.
@@ -40,18 +40,19 @@ impl<'a> Panel<'a> {
         vec![1; self.answers.label.len()]
     }
 
-    /// The figures of all, if sample i is there `times[i]` times.
-    pub fn overall(&self, times: &[u32]) -> GroupMetrics {
-        self.everyone.measure(&self.scores, times)
+    /// The figures of all by their names, if sample i is there `times[i]` times.
+    pub fn figures(&self, times: &[u32]) -> [(&'static str, Option<f64>); 4] {
+        let all = self.everyone.measure(&self.scores, times);
+        [("auc", all.auc), ("accuracy", all.accuracy), ("calibration_error", all.calibration_error), ("brier", all.brier)]
     }
 
-    /// The figures of the attribute at `place`.
+    /// Those of the attribute at `place`.
     pub fn attribute(&self, place: usize, times: &[u32]) -> AttributeMetrics {
         self.of(&self.partitions[place], times)
     }
 
     fn of(&self, partition: &Partition, times: &[u32]) -> AttributeMetrics {
-        partition.measure(&self.scores, &self.overall(times), times)
+        partition.measure(&self.scores, &self.everyone.measure(&self.scores, times), times)
     }
 
     /// What resamples keep: the size of each class, and, with the place of an attribute, that in each of its groups.
@@ -69,10 +70,8 @@ pub fn audit(test: &Answers<'_>, validation: Option<&Answers<'_>>, bootstrap: &B
     let mut metrics = evaluate(test.probability, test.label, test.attributes)?;
     metrics.bootstrap = Some(*bootstrap);
     let panel = Panel::new(*test);
-    let resamples = bootstrap.resample(&panel.strata(None), |times, _| panel.overall(times));
-    let figures = bootstrap.intervals(&resamples, GroupMetrics::figures);
-    let told = ["auc", "accuracy", "calibration_error", "brier"];
-    metrics.intervals = figures.into_iter().filter(|(name, _)| told.contains(&name.as_str())).collect();
+    let resamples = bootstrap.resample(&panel.strata(None), |times, _| panel.figures(times));
+    metrics.intervals = bootstrap.intervals(&resamples, |figures| *figures);
 
     for (place, a) in test.attributes.iter().enumerate() {
         let resamples = bootstrap.resample(&panel.strata(Some(place)), |times, _| panel.attribute(place, times));

@@ -1,14 +1,8 @@
 //! How sure figures are.
-//!
-//! The bootstrap is stratified: every resample has as many samples of each class as there are (pROC's way for one ROC curve), and,
-//! for figures that compare groups, as many of each class in each group. So no resample lacks a group or a class, a figure that is
-//! defined has an interval, and intervals are conditional on who was measured. They hold the middle of the resamples' figures
-//! (percentile). A sum or a maximum of absolute differences (equity-scaled figures, gaps, calibration errors) lies on average
-//! farther from zero in resamples than in truth, so that its interval errs on the unfair side.
 
+use super::members::quantile;
 use super::{AttributeMetrics, Bootstrap, GroupMetrics, Intervals};
 use crate::error::{Error, Result};
-use crate::metrics::members::quantile;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
 use rayon::prelude::*;

@@ -77,6 +77,12 @@ pub struct Metrics {
 }
 
 /// How intervals are found: each figure is taken of `resamples` resamples, and its interval holds the middle `level` of them.
+///
+/// The bootstrap is stratified: every resample has as many samples of each class as there are (pROC's way for one ROC curve), and, for
+/// figures that compare groups, as many of each class in each group. So no resample lacks a group or a class, a figure that is
+/// defined has an interval, and intervals are conditional on who was measured. A sum or a maximum of absolute differences
+/// (equity-scaled figures, gaps, calibration errors) lies on average farther from zero in resamples than in truth, so that its
+/// interval errs on the unfair side: a gap's never reaches 0, however fair the model.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Bootstrap {
     /// How many resamples.

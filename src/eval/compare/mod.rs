@@ -67,6 +67,11 @@ pub struct Difference {
 /// The name of the section of figures that no attribute has.
 const ALL: &str = "all";
 
+/// What the AUC of a group is called.
+fn auc_of(group: &str) -> String {
+    format!("auc of {group}")
+}
+
 /// Compares every measured model found under these folders: any folder that holds a `metrics.json` and a `predictions.csv`; folders called
 /// `seed-N` in one folder are runs of one model.
 ///
@@ -79,8 +84,7 @@ pub fn compare(folders: &[PathBuf], bootstrap: &Bootstrap) -> Result<Comparison>
     let (first, sections_of_first) =
         models.first().zip(resampled.first()).ok_or_else(|| Error::Refused("there is nothing to compare".into()))?;
     let compared = models.iter().zip(&resampled).enumerate().map(|(i, (model, sections))| {
-        let figures =
-            |section: &Section| section.iter().map(|(name, column)| ((*name).to_owned(), column.figure(bootstrap))).collect();
+        let figures = |section: &Section| section.iter().map(|(name, column)| (name.clone(), column.figure(bootstrap))).collect();
         let is_paired = i > 0 && model.runs[0].1.same_samples(&first.runs[0].1);
         let difference = |(section, columns): (&String, &Section)| {
             let from = &sections_of_first[section];
@@ -98,8 +102,8 @@ pub fn compare(folders: &[PathBuf], bootstrap: &Bootstrap) -> Result<Comparison>
     Ok(Comparison { bootstrap: *bootstrap, models: compared.collect() })
 }
 
-/// The figures of all samples, or those that compare an attribute's groups, by name.
-type Section = BTreeMap<&'static str, Column>;
+/// The figures of all samples, or those of an attribute and its groups, by name.
+type Section = BTreeMap<String, Column>;
 
 /// One figure of a model.
 #[derive(Default)]
@@ -145,13 +149,14 @@ fn sections(model: &Model, bootstrap: &Bootstrap) -> BTreeMap<String, Section> {
     let panels: Vec<Panel<'_>> = panels.collect();
     let mut found = BTreeMap::from([(
         ALL.to_owned(),
-        section(&panels, None, bootstrap, |panel, times| {
-            let told = ["auc", "accuracy", "calibration_error", "brier"];
-            panel.overall(times).figures().into_iter().filter(|(name, _)| told.contains(name)).collect()
-        }),
+        section(&panels, None, bootstrap, |panel, times| panel.figures(times).map(|(name, value)| (name.into(), value)).to_vec()),
     )]);
     for (a, name) in ATTRIBUTES.iter().enumerate() {
-        let of = |panel: &Panel<'_>, times: &[u32]| panel.attribute(a, times).figures().to_vec();
+        let of = |panel: &Panel<'_>, times: &[u32]| {
+            let found = panel.attribute(a, times);
+            let gaps = found.figures().map(|(name, value)| (name.to_owned(), value));
+            gaps.into_iter().chain(found.group_auc.into_iter().map(|(group, auc)| (auc_of(&group), auc))).collect()
+        };
         found.insert((*name).to_owned(), section(&panels, Some(a), bootstrap, of));
     }
     found
@@ -162,7 +167,7 @@ fn section(
     panels: &[Panel<'_>],
     attribute: Option<usize>,
     bootstrap: &Bootstrap,
-    of: impl Fn(&Panel<'_>, &[u32]) -> Vec<(&'static str, Option<f64>)> + Sync,
+    of: impl Fn(&Panel<'_>, &[u32]) -> Vec<(String, Option<f64>)> + Sync,
 ) -> Section {
     let mut section = Section::new();
     let once = panels[0].once();
@@ -178,7 +183,7 @@ fn section(
             let parts = figures.iter().zip(&drawn).filter(|(_, n)| **n > 0).map(|(f, &n)| Some(f[k].1? * f64::from(n)));
             Some(parts.sum::<Option<f64>>()? / panels.len() as f64)
         };
-        names.iter().enumerate().map(|(k, (name, _))| (*name, mean(k))).collect::<Vec<_>>()
+        names.iter().enumerate().map(|(k, (name, _))| (name.clone(), mean(k))).collect::<Vec<_>>()
     });
     for (name, value) in resamples.into_iter().flatten() {
         section.entry(name).or_default().resampled.push(value);

@@ -1,7 +1,7 @@
 //! Comparisons as text.
 
-use super::{ALL, Comparison, Difference, Figure};
-use crate::data::ATTRIBUTES;
+use super::{ALL, Comparison, Difference, Figure, auc_of};
+use crate::data::{ATTRIBUTES, GROUP_NAMES};
 use std::fmt;
 
 /// What is shown of each section: the figure's name, and what it is called.
@@ -46,11 +46,14 @@ impl fmt::Display for Comparison {
 /// A row for each figure, a column for each name.
 fn table(f: &mut fmt::Formatter<'_>, names: &[&str], cell: impl Fn(usize, &str, &str) -> String) -> fmt::Result {
     let rows = |section: &'static str, shown: &'static [(&str, &str)], indent: &'static str| {
-        shown.iter().map(move |(name, called)| (section, *name, format!("{indent}{called}")))
+        shown.iter().map(move |(name, called)| (section, (*name).to_owned(), format!("{indent}{called}")))
     };
-    let heading = |attribute: &'static str| (attribute, "", attribute.to_owned());
-    let attributes = ATTRIBUTES.into_iter().flat_map(|a| [heading(a)].into_iter().chain(rows(a, SHOWN[1], "  ")));
-    let all: Vec<_> = rows(ALL, SHOWN[0], "").chain(attributes).collect();
+    let heading = |attribute: &'static str| (attribute, String::new(), attribute.to_owned());
+    let mut all: Vec<_> = rows(ALL, SHOWN[0], "").collect();
+    for (attribute, groups) in ATTRIBUTES.into_iter().zip(GROUP_NAMES) {
+        all.extend([heading(attribute)].into_iter().chain(rows(attribute, SHOWN[1], "  ")));
+        all.extend(groups.iter().map(|group| (attribute, auc_of(group), format!("  AUC of {group}"))));
+    }
     let cells =
         |m: usize| all.iter().map(|(s, n, _)| if n.is_empty() { String::new() } else { cell(m, s, n) }).collect::<Vec<_>>();
     let columns: Vec<Vec<String>> = (0..names.len()).map(cells).collect();
