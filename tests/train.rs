@@ -164,6 +164,44 @@ fn what_is_written_has_the_promised_shape() {
 }
 
 #[test]
+fn training_starts_from_a_files_weights() {
+    let folder = folder();
+    let path = folder.path();
+    succeeded(train(path, "first", &["--epochs", "1", "--preset", "clip"]).output().unwrap());
+    let weights = ["--epochs", "1", "--weights", "first/clip/model.safetensors", "--rate", "1e-30"];
+    succeeded(train(path, "second", &weights).output().unwrap());
+    // At such a rate nothing moves.
+    let [first, second] = ["first", "second"].map(|out| std::fs::read(path.join(out).join("clip/predictions.csv")).unwrap());
+    assert!(first == second);
+    let report = json(&path.join("second/paper/weights.json"));
+    assert_eq!(report["matched"]["logit_scale"], serde_json::json!(["logit_scale"]));
+    let experts = &report["missing"]["vision_model.encoder.layers.1.mlp.experts.fc1.weight"];
+    assert!(experts["copy"].as_str().is_some_and(|from| from.ends_with("layers.1.mlp.fc1.weight")), "{report}");
+    let warnings = json(&path.join("second/paper/start.json"))["warnings"].to_string();
+    assert!(warnings.contains("zero-shot answers are chance"), "{warnings}");
+    // The file is that of a model of another size.
+    let other = ["--arch", "vit-b16", "--preset", "clip", "--weights", "first/clip/model.safetensors"];
+    assert!(refused(train(path, "third", &other).output().unwrap()).contains("model.safetensors"));
+}
+
+#[test]
+fn a_model_that_computes_in_bf16_learns_much_as_in_f32() {
+    let folder = folder();
+    let epochs = ["f32", "bf16"].map(|precision| {
+        let setting = format!("training.precision={precision}");
+        succeeded(train(folder.path(), precision, &["--epochs", "3", "--preset", "paper", "--set", &setting]).output().unwrap());
+        let log = std::fs::read_to_string(folder.path().join(precision).join("paper/log.jsonl")).unwrap();
+        let terms = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["clip"].as_f64().unwrap();
+        log.lines().map(terms).collect::<Vec<_>>()
+    });
+    assert_ne!(epochs[0], epochs[1]);
+    assert!(epochs.iter().all(|losses| losses[2] < losses[0]), "{epochs:?}");
+    for (wide, narrow) in epochs[0].iter().zip(&epochs[1]) {
+        assert!((wide - narrow).abs() < 0.05 * wide, "{epochs:?}");
+    }
+}
+
+#[test]
 fn several_seeds_have_a_folder_each_and_a_summary() {
     let folder = folder();
     let out = folder.path().join("out");
