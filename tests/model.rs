@@ -59,6 +59,27 @@ fn clip_agrees_with_the_recorded_case() {
 }
 
 #[test]
+fn a_frozen_model_says_the_same_without_gradients_also_after_its_parameters_change() {
+    let case = Case::load("clip_tiny");
+    let config = config(&case);
+    let mixtures = Mixtures::preset(Preset::Paper, &config, 3);
+    let weights = Weights::init(&config, Some(&mixtures), DType::F32, 7).unwrap();
+    let clip = Clip::new(config, Some(&mixtures), weights).unwrap();
+    let frozen = clip.frozen();
+    let (pixels, texts) = (tensor(&case, "image").to_dtype(DType::F32).unwrap(), ids(&case, "ids"));
+    let both = || [&clip, &frozen].map(|clip| clip.forward(&pixels, &texts).unwrap().cosine);
+    let [before, frozen_before] = both();
+    assert_eq!(values(&before), values(&frozen_before));
+    assert!(before.track_op() && !frozen_before.track_op());
+    for (_, var) in clip.weights().iter() {
+        var.set(&(var.as_tensor().detach() * 1.1).unwrap()).unwrap();
+    }
+    let [after, frozen_after] = both();
+    assert_ne!(values(&before), values(&after));
+    assert_eq!(values(&after), values(&frozen_after));
+}
+
+#[test]
 fn every_parameter_of_a_plain_clip_gets_a_gradient() {
     let case = Case::load("clip_tiny");
     let config = config(&case);

@@ -20,6 +20,7 @@ mod texts;
 mod trainer;
 
 pub use adam::AdamConfig;
+pub use cost::Cost;
 pub(crate) use examples::{Examples, View};
 pub use log::Epoch;
 pub use objective::{ByGroup, GroupTerms, Terms};

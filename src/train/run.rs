@@ -1,6 +1,6 @@
 //! A whole run: data, models, their measures.
 
-use super::cost::Cost;
+use super::cost::{Clock, Cost};
 use super::examples::Examples;
 use super::folder::{Folder, write_json};
 use super::settings::{Arch, Preset, Settings};
@@ -60,6 +60,8 @@ pub struct Trained {
     pub folder: PathBuf,
     /// How it fares on the test split.
     pub metrics: Metrics,
+    /// What it took.
+    pub cost: Cost,
 }
 
 impl fmt::Display for Run {
@@ -255,11 +257,11 @@ fn take<'a, T>(next: &AtomicUsize, all: &'a [T]) -> Option<(usize, &'a T)> {
 /// Trains and measures one model.
 fn one(settings: &Settings, data: &Data, folder: PathBuf, bars: &MultiProgress) -> Result<Trained> {
     let folder = Folder::new(folder)?;
-    let cost = Cost::start(folder.cost());
-    let model = train(settings, data, &folder, &cost, &bars.add(bar(settings.preset.name())))?;
+    let clock = Clock::start(folder.cost());
+    let model = train(settings, data, &folder, &clock, &bars.add(bar(settings.preset.name())))?;
     let metrics = measure(&model, &data.validation, &data.test, folder.path())?;
-    cost.save()?;
-    Ok(Trained { preset: settings.preset, seed: settings.training.seed, folder: folder.path().to_owned(), metrics })
+    let cost = clock.save()?;
+    Ok(Trained { preset: settings.preset, seed: settings.training.seed, folder: folder.path().to_owned(), metrics, cost })
 }
 
 /// Drawn on standard error, and only if that is a terminal.

@@ -1,7 +1,7 @@
 //! What each term of the loss weighs before the first step: its share of the value, and of the gradient.
 
 use super::objective::{Loss, Objective, StepGroups, Terms};
-use super::settings::{LossSettings, Module, SelectSplit, Settings};
+use super::settings::{Arch, LossSettings, Module, SelectSplit, Settings};
 use crate::error::Result;
 use crate::model::{ClipOutput, Weights};
 use candle_core::backprop::GradStore;
@@ -80,6 +80,9 @@ impl Start {
         let mut gradient_norms = norms(&whole.total)?;
         gradient_norms.retain(|module, _| moves(module));
         let mut warnings = negligible(&terms);
+        if settings.arch != Arch::Tiny && settings.model.weights.is_none() {
+            warnings.push("fresh parameters meet settings that are published for pretrained ones: give it weights".into());
+        }
         if settings.training.select_split == SelectSplit::Test {
             warnings.push("the test split chooses the epoch, as published: what is measured on it afterwards is too good".into());
         }

@@ -1,7 +1,7 @@
 //! The training of one model.
 
 use super::adam::Adam;
-use super::cost::Cost;
+use super::cost::Clock;
 use super::examples::{Examples, View};
 use super::folder::{Folder, write_json};
 use super::groups::GroupLoader;
@@ -37,12 +37,12 @@ struct Trainer<'a> {
     model: SavedModel,
     adam: Adam,
     state: State,
-    cost: &'a Cost,
+    clock: &'a Clock,
 }
 
 /// Trains a model in `folder`, from where its checkpoint stands or from its start; returns the selected model.
-pub(super) fn train(settings: &Settings, data: &Data, folder: &Folder, cost: &Cost, bar: &ProgressBar) -> Result<SavedModel> {
-    let mut trainer = Trainer::start(settings, data, folder, cost)?;
+pub(super) fn train(settings: &Settings, data: &Data, folder: &Folder, clock: &Clock, bar: &ProgressBar) -> Result<SavedModel> {
+    let mut trainer = Trainer::start(settings, data, folder, clock)?;
     let steps = trainer.steps();
     let total = steps * settings.training.epochs as u64;
     bar.set_length(total);
@@ -68,7 +68,7 @@ pub(super) fn train(settings: &Settings, data: &Data, folder: &Folder, cost: &Co
 
 impl<'a> Trainer<'a> {
     /// From the last checkpoint, or from the start.
-    fn start(settings: &'a Settings, data: &'a Data, folder: &'a Folder, cost: &'a Cost) -> Result<Self> {
+    fn start(settings: &'a Settings, data: &'a Data, folder: &'a Folder, clock: &'a Clock) -> Result<Self> {
         write_json(&folder.settings(), settings)?;
         let path = folder.checkpoint();
         let new = |model: &SavedModel| Adam::new(settings.training.adam, &settings.training.trainable, model.clip.weights());
@@ -88,7 +88,7 @@ impl<'a> Trainer<'a> {
         let loaders = if settings.loss.reads_groups() { Some(GroupLoader::all(settings, &data.training)?) } else { None };
         let loaders = loaders.filter(|_| settings.data.groups == GroupSource::Separate);
         let objective = Objective::new(settings, &settings.loss)?;
-        Ok(Self { settings, data, folder, objective, loaders, model, adam, state, cost })
+        Ok(Self { settings, data, folder, objective, loaders, model, adam, state, clock })
     }
 
     /// Steps in an epoch.
@@ -166,7 +166,7 @@ impl<'a> Trainer<'a> {
 
     fn checkpoint(&self) -> Result<()> {
         self.model.save(&self.folder.checkpoint(), self.adam.export(), Some(&self.state))?;
-        self.cost.save()
+        self.clock.save().map(drop)
     }
 }
 

@@ -127,13 +127,12 @@ pub fn run(args: Args, out: &mut dyn Write) -> Result<()> {
     out.flush().map_err(crate::output::failed)?;
     let outcome = run.run(&folder, args.resume)?;
     outcome.problems.iter().for_each(|problem| complain(format_args!("left out: {problem}")));
-    match outcome.summary {
-        Some(summary) => say!(out, "\n{}", summary.to_string().trim_end()),
-        None => {
-            let models: Vec<_> = outcome.models.iter().map(|model| (model.preset.name(), &model.metrics)).collect();
-            say!(out, "\n{}", comparison(&models).trim_end())
-        }
-    }
+    let table = outcome.summary.map_or_else(
+        || comparison(&outcome.models.iter().map(|model| (model.preset.name(), &model.metrics)).collect::<Vec<_>>()),
+        |summary| summary.to_string(),
+    );
+    say!(out, "\n{table}")?;
+    outcome.models.iter().try_for_each(|model| say!(out, "{}: {}", model.folder.display(), model.cost))
 }
 
 fn put<T>(setting: &mut T, asked: Option<T>) {
