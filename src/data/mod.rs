@@ -19,7 +19,7 @@ mod npz;
 mod sample;
 mod set;
 mod table;
-mod tokens;
+mod text;
 
 pub use check::{Report, SplitReport, check};
 pub use image::{Image, normalise, preprocess, preprocess_grey};
@@ -28,7 +28,7 @@ pub use notes::truncate_note;
 pub(crate) use notes::truncate_note_to;
 pub use sample::{Sample, Split};
 pub use set::{DataSet, Problem};
-pub use tokens::{CONTEXT, tokenize};
+pub use text::{CONTEXT, Tokens, tokenize};
 
 /// The attributes that a sample's groups belong to, in the order of [`Sample::groups`].
 pub const ATTRIBUTES: [&str; 4] = ["race", "gender", "ethnicity", "language"];

@@ -11,6 +11,7 @@ mod info;
 mod kernels;
 mod output;
 mod run;
+mod tokens;
 mod train;
 
 use clap::{Parser, Subcommand};
@@ -44,6 +45,8 @@ enum Command {
     /// Compile every CUDA kernel: registers, spills, shared memory; exit code 1 where there is something to mend.
     #[cfg(feature = "cuda")]
     Kernels(kernels::Args),
+    /// Print the 77 token ids of a text, as CLIP takes it.
+    Tokens(tokens::Args),
     /// Tell what this binary is and what it finds on this machine.
     Info(info::Args),
 }
@@ -60,6 +63,7 @@ impl Command {
             Command::Run(args) => run::run(args, out),
             #[cfg(feature = "cuda")]
             Command::Kernels(args) => kernels::run(args, out),
+            Command::Tokens(args) => tokens::run(args, out),
             Command::Info(args) => info::run(args, out),
         }
     }
