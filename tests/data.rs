@@ -7,6 +7,7 @@ use fair_moe::data::{
     DataSet, Image, MakeConfig, Problem, Split, check, make, preprocess, preprocess_grey, tokenize, truncate_note,
 };
 use proptest::prelude::*;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use support::{Case, assert_close};
@@ -446,5 +447,22 @@ fn token_ids_as_recorded() {
         let want: Vec<u32> = serde_json::from_value(case["ids"].clone()).unwrap();
         let text = case["text"].as_str().unwrap();
         assert_eq!(tokenize(text), want, "{text:?}");
+    }
+}
+
+/// Recorded by `tests/data/make_tables.py`.
+#[test]
+fn every_form_of_a_table_reads_as_pandas_reads_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let recorded = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tables.zip");
+    zip::ZipArchive::new(fs::File::open(recorded).unwrap()).unwrap().extract(folder.path()).unwrap();
+    let expected: BTreeMap<String, BTreeMap<String, Option<String>>> =
+        serde_json::from_slice(&fs::read(folder.path().join("expected.json")).unwrap()).unwrap();
+    for (table, want) in expected {
+        let copy = copy();
+        fs::copy(folder.path().join(&table), copy.path().join("gpt4_summarized_notes.csv")).unwrap();
+        let set = DataSet::open(copy.path()).unwrap();
+        let notes: BTreeMap<_, _> = set.samples(Split::Training).iter().map(|s| (s.file.clone(), s.note.clone())).collect();
+        assert_eq!(notes, want, "{table}");
     }
 }

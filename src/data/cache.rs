@@ -13,7 +13,7 @@ use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
 /// Counts up with every change of what preprocessing gives or refuses, or of this file's format.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// What the images were made from.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]

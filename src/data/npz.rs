@@ -19,7 +19,7 @@ pub(super) struct Npz(ZipArchive<BufReader<File>>);
 /// A table of numbers, row after row.
 pub(super) struct Numbers {
     pub(super) shape: Vec<usize>,
-    pub(super) values: Vec<f64>,
+    pub(super) values: Vec<f32>,
 }
 
 impl Npz {
@@ -105,32 +105,38 @@ fn is_plain(header: &str) -> bool {
 }
 
 fn numbers(array: NpyFile<&[u8]>) -> Result<Numbers, Fault> {
-    let DType::Plain(kind) = array.dtype() else { return Err("it holds records, not numbers".into()) };
     let shape = array.shape().iter().map(|&n| usize::try_from(n)).collect::<Result<Vec<_>, _>>().map_err(|e| e.to_string())?;
     let by_column = array.order() == Order::Fortran;
-    let mut values = match (kind.type_char(), kind.size_field()) {
-        (TypeChar::Bool, _) => all(array, |b: bool| f64::from(u8::from(b))),
-        (TypeChar::Int, 1) => all(array, |n: i8| n.into()),
-        (TypeChar::Int, 2) => all(array, |n: i16| n.into()),
-        (TypeChar::Int, 4) => all(array, |n: i32| n.into()),
-        (TypeChar::Int, 8) => all(array, |n: i64| n as f64),
-        (TypeChar::Uint, 1) => all(array, |n: u8| n.into()),
-        (TypeChar::Uint, 2) => all(array, |n: u16| n.into()),
-        (TypeChar::Uint, 4) => all(array, |n: u32| n.into()),
-        (TypeChar::Uint, 8) => all(array, |n: u64| n as f64),
-        (TypeChar::Float, 2) => all(array, |x: f16| x.into()),
-        (TypeChar::Float, 4) => all(array, |x: f32| x.into()),
-        (TypeChar::Float, 8) => all(array, |x: f64| x),
-        _ => Err(format!("numbers are integers, floats up to 64 bits, or bools, but these are {kind}")),
-    }?;
+    let mut values = floats(array, |x| x as f32)?;
     if let ([rows, columns], true) = (&shape[..], by_column) {
         values = (0..values.len()).map(|i| values[i % columns * rows + i / columns]).collect();
     }
     Ok(Numbers { shape, values })
 }
 
-fn all<T: Deserialize>(array: NpyFile<&[u8]>, number: impl Fn(T) -> f64) -> Result<Vec<f64>, Fault> {
-    Ok(array.into_vec().map_err(|e| e.to_string())?.into_iter().map(number).collect())
+/// All elements, each read as a number of 64 bits, of which `keep` is kept.
+fn floats<T>(array: NpyFile<&[u8]>, keep: impl Fn(f64) -> T) -> Result<Vec<T>, Fault> {
+    let DType::Plain(kind) = array.dtype() else { return Err("it holds records, not numbers".into()) };
+    match (kind.type_char(), kind.size_field()) {
+        (TypeChar::Bool, _) => all(array, |b: bool| keep(u8::from(b).into())),
+        (TypeChar::Int, 1) => all(array, |n: i8| keep(n.into())),
+        (TypeChar::Int, 2) => all(array, |n: i16| keep(n.into())),
+        (TypeChar::Int, 4) => all(array, |n: i32| keep(n.into())),
+        (TypeChar::Int, 8) => all(array, |n: i64| keep(n as f64)),
+        (TypeChar::Uint, 1) => all(array, |n: u8| keep(n.into())),
+        (TypeChar::Uint, 2) => all(array, |n: u16| keep(n.into())),
+        (TypeChar::Uint, 4) => all(array, |n: u32| keep(n.into())),
+        (TypeChar::Uint, 8) => all(array, |n: u64| keep(n as f64)),
+        (TypeChar::Float, 2) => all(array, |x: f16| keep(x.into())),
+        (TypeChar::Float, 4) => all(array, |x: f32| keep(x.into())),
+        (TypeChar::Float, 8) => all(array, keep),
+        _ => Err(format!("numbers are integers, floats up to 64 bits, or bools, but these are {kind}")),
+    }
+}
+
+fn all<S: Deserialize, T>(array: NpyFile<&[u8]>, number: impl Fn(S) -> T) -> Result<Vec<T>, Fault> {
+    let elements = array.data().map_err(|e| e.to_string())?;
+    elements.map(|element| element.map(&number)).collect::<Result<_, _>>().map_err(|e| e.to_string())
 }
 
 fn number(array: NpyFile<&[u8]>) -> Result<f64, Fault> {
@@ -142,7 +148,8 @@ fn number(array: NpyFile<&[u8]>) -> Result<f64, Fault> {
     if is_text {
         let text: Vec<String> = array.into_vec().map_err(|e| e.to_string())?;
         let text = text.concat();
-        return text.trim().parse().map_err(|_| format!("it must be a number, but is the text {text:?}"));
+        let shown = || text.chars().take(40).collect::<String>();
+        return text.trim().parse().map_err(|_| format!("it must be a number, but is the text {:?}", shown()));
     }
-    Ok(numbers(array)?.values.into_iter().sum())
+    Ok(floats(array, |x| x)?.into_iter().sum())
 }

@@ -86,7 +86,7 @@ pub(super) fn read_image(path: &Path) -> Result<Image, Fault> {
     if let Some(i) = image.values.iter().position(|v| !v.is_finite()) {
         return Err(format!("{IMAGE} must hold numbers, but pixel {i} is {}", image.values[i]));
     }
-    let (least, most) = image.values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, m), &v| (l.min(v), m.max(v)));
+    let (least, most) = image.values.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(l, m), &v| (l.min(v), m.max(v)));
     if image.values.is_empty() {
         return Err(format!("{IMAGE} is empty"));
     }
@@ -96,5 +96,5 @@ pub(super) fn read_image(path: &Path) -> Result<Image, Fault> {
     if least < 0.0 || most > 255.0 || most <= 1.0 {
         return Err(format!("{IMAGE} must have values from 0 to 255, but has {least} to {most}"));
     }
-    Ok(Image { height, width, pixels: image.values.into_iter().map(|v| v as f32).collect() })
+    Ok(Image { height, width, pixels: image.values })
 }

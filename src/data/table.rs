@@ -45,7 +45,10 @@ impl Table {
 }
 
 fn text(row: &csv::ByteRecord, column: usize) -> Cow<'_, str> {
-    String::from_utf8_lossy(row.get(column).unwrap_or_default().trim_ascii())
+    match String::from_utf8_lossy(row.get(column).unwrap_or_default()) {
+        Cow::Borrowed(field) => Cow::Borrowed(field.trim()),
+        Cow::Owned(field) => Cow::Owned(field.trim().to_owned()),
+    }
 }
 
 /// What a file is called in tables: its name, without the `.npz` (in whatever case) that some tables leave out.
