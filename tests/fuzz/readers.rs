@@ -2,12 +2,14 @@
 
 use super::mutate::Format;
 use fair_moe::case::{Case, replay};
-use fair_moe::data::{DataSet, Split, Tokens, check};
+use fair_moe::data::{DataSet, MakeConfig, Split, Tokens, check, make};
 use fair_moe::model::Checkpoint;
+use fair_moe::train::SavedModel;
 use fair_moe::{DType, Device};
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// A reader, and the files that it reads.
 pub struct Reader {
@@ -33,8 +35,14 @@ pub fn all(folder: &Path) -> Vec<Reader> {
     let sets = ["npz", "notes", "summary"].map(|name| {
         let copy = folder.join(name);
         copy_folder(&data, &copy);
+        // One image a split is enough.
+        for other in 2..=5 {
+            fs::remove_file(copy.join(format!("Training/data_{other:05}.npz"))).unwrap();
+        }
         copy
     });
+    let run = trained(folder);
+    let models = ["clip/model", "paper/checkpoint"].map(|file| fs::read(run.join(file).with_extension("safetensors")).unwrap());
     let [npz_path, notes_path, summary_path] =
         [sets[0].join("Training/data_00001.npz"), sets[1].join("gpt4_summarized_notes.csv"), sets[2].join("data_summary.csv")];
     let reader = |name, format, seeds, path, read: Box<dyn Fn(&Path)>, room| Reader { name, format, seeds, path, read, room };
@@ -56,6 +64,7 @@ pub fn all(folder: &Path) -> Vec<Reader> {
             Box::new(checkpoint),
             4 * MIB,
         ),
+        reader("model", Format::Safetensors, models.to_vec(), folder.join("model"), Box::new(model), 16 * MIB),
         reader("text", Format::Plain, texts(), folder.join("text"), Box::new(text), 4 * MIB),
     ]
 }
@@ -88,7 +97,11 @@ fn copy_folder(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
         let to = to.join(entry.file_name());
-        if entry.path().is_dir() { copy_folder(&entry.path(), &to) } else { drop(fs::copy(entry.path(), to).unwrap()) }
+        if entry.path().is_dir() {
+            copy_folder(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
     }
 }
 
@@ -116,9 +129,23 @@ fn checkpoint(path: &Path) {
     }
 }
 
+fn model(path: &Path) {
+    let _ = SavedModel::load(path);
+}
+
+/// A run's folder.
+fn trained(folder: &Path) -> PathBuf {
+    let (data, out) = (folder.join("made"), folder.join("run"));
+    make(&data, &MakeConfig { samples: 40, bias: 1.0, seed: 1 }).unwrap();
+    let mut train = Command::new(env!("CARGO_BIN_EXE_fair-moe"));
+    train.args(["train", "--epochs", "1", "--batch", "16", "--data"]).arg(data).arg("--out").arg(&out);
+    assert!(train.output().unwrap().status.success());
+    out
+}
+
 fn texts() -> Vec<Vec<u8>> {
     let recorded: Vec<(String, Vec<u32>)> = serde_json::from_slice(&archived(&recorded("texts.zip"), ".json")[0]).unwrap();
-    recorded.into_iter().map(|(text, _)| text.into_bytes()).collect()
+    recorded.into_iter().step_by(25).map(|(text, _)| text.into_bytes()).collect()
 }
 
 fn text(path: &Path) {
