@@ -1,12 +1,15 @@
 //! Tensors in safetensors files, with one text beside them.
 
+use super::checkpoint::{Fault, regular, safetensors};
 use crate::error::{Error, Result};
-use candle_core::{Device, Tensor};
-use safetensors::SafeTensors;
-use std::collections::{BTreeMap, HashMap};
+use ::safetensors::View;
+use candle_core::Tensor;
+use serde_json::{Map, Value, json};
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::path::Path;
 
-/// The one metadata key: a file with several would not have the same bytes on every run.
+/// Under which name the text stands in a file's metadata.
 pub(super) const KEY: &str = "fair_moe";
 
 /// Reads every tensor of a file, and the text that [`write_tensors`] left beside them; empty where there is none.
@@ -14,20 +17,36 @@ pub(super) const KEY: &str = "fair_moe";
 /// # Errors
 /// When the file cannot be read, or is not a safetensors file.
 pub fn read_tensors(path: &Path) -> Result<(BTreeMap<String, Tensor>, String)> {
-    let bytes = std::fs::read(path).map_err(|e| Error::file(path, e))?;
-    let damaged = |e: &dyn std::fmt::Display| Error::file(path, format!("this is not a whole safetensors file: {e}"));
-    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| damaged(&e))?;
-    let text = header.metadata().as_ref().and_then(|m| m.get(KEY).cloned()).unwrap_or_default();
-    let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).map_err(|e| damaged(&e))?;
-    Ok((tensors.into_iter().collect(), text))
+    let fault = |why: Fault| Error::file(path, why);
+    let (file, length) = regular(path)?;
+    let contents = safetensors::open(&file, length).map_err(fault)?;
+    let read = contents.tensors.into_iter().map(|(name, stored)| Ok((name, stored.tensor(&file).map_err(fault)?)));
+    Ok((read.collect::<Result<_>>()?, contents.text))
 }
 
-/// Writes tensors and a text to a file, whole or not at all.
+/// Writes tensors and a text to a file, whole or not at all. Equal tensors and texts give equal bytes.
 ///
 /// # Errors
 /// When the file cannot be written.
 pub fn write_tensors(path: &Path, tensors: &BTreeMap<String, Tensor>, text: String) -> Result<()> {
-    let metadata = HashMap::from([(KEY.to_owned(), text)]);
-    let bytes = safetensors::serialize(tensors, Some(metadata)).map_err(|e| Error::file(path, e))?;
-    crate::files::write_atomically(path, |file| std::io::Write::write_all(file, &bytes))
+    let mut tensors: Vec<_> = tensors.iter().collect();
+    // The largest numbers first, so that all are aligned.
+    tensors.sort_by_key(|(_, tensor)| Reverse(View::dtype(*tensor).bitsize()));
+    // transformers reads no file that does not tell its format.
+    let mut header = Map::from_iter([("__metadata__".to_owned(), json!({KEY: text, "format": "pt"}))]);
+    let mut start = 0;
+    for (name, tensor) in &tensors {
+        let end = start + tensor.data_len();
+        let place = json!({"dtype": View::dtype(*tensor), "shape": tensor.dims(), "data_offsets": [start, end]});
+        header.insert((*name).clone(), place);
+        start = end;
+    }
+    let mut header = Value::Object(header).to_string().into_bytes();
+    header.resize(header.len().next_multiple_of(8), b' ');
+    crate::files::write_atomically(path, |file| {
+        file.write_all(&(header.len() as u64).to_le_bytes())?;
+        file.write_all(&header)?;
+        // One tensor at a time: copies of all would need as much memory again.
+        tensors.iter().try_for_each(|(_, tensor)| file.write_all(&tensor.data()))
+    })
 }

@@ -3,7 +3,7 @@
 use super::config::{ClipConfig, TowerConfig};
 use super::mixtures::Mixtures;
 use crate::config::MoeConfig;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, product};
 use crate::parameters::{Param, Parameters, flat_len};
 use candle_core::{DType, Device, Tensor, Var};
 use rand::{RngExt, SeedableRng};
@@ -52,6 +52,14 @@ impl Weights {
             Ok((name.clone(), Var::from_tensor(&tensor.to_dtype(dtype)?)?))
         };
         Ok(Self { vars: plan.iter().map(fresh).collect::<Result<_>>()?, plan, constants: None })
+    }
+
+    /// How many numbers the parameters of such a model are, told without making any.
+    ///
+    /// # Errors
+    /// When the configuration is out of range.
+    pub fn count(config: &ClipConfig, mixtures: Option<&Mixtures>) -> Result<usize> {
+        plan(config, mixtures)?.values().map(|kind| product("a parameter", &kind.shape()?)).sum()
     }
 
     /// Parameters from a file's tensors; others among them are left alone.

@@ -1,11 +1,14 @@
 //! Models in files.
 
-use super::settings::{Precision, Settings};
+use super::settings::{Arch, Precision, Preset, Settings};
 use super::texts::Vocabulary;
+use crate::data::{ATTRIBUTES, GROUP_NAMES};
 use crate::error::{Error, Result};
-use crate::model::{Checkpoint, Clip, ClipConfig, LoadReport, Weights, read_tensors, write_tensors};
+use crate::model::{Checkpoint, Clip, ClipConfig, ExpertsFrom, LoadReport, Weights, read_tensors, write_tensors};
 use candle_core::{DType, Device, Tensor};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -28,10 +31,47 @@ pub struct SavedModel {
     pub(crate) vocabulary: Vocabulary,
 }
 
-/// Stands in files for [`Vocabulary`]: CLIP's token ids, one for each row of the token table.
+/// Stands in files for [`Vocabulary`]: CLIP's token ids, one for each row of the token table. Without it the rows are the ids.
 const TOKENS: &str = "text_model.embeddings.token_ids";
 
+/// The text beside a model's tensors: its card, and what a training goes on from.
+fn describe<S: DeserializeOwned>(text: &str) -> serde_json::Result<(Card, Option<S>)> {
+    serde_json::from_str(text)
+}
+
+fn vocabulary(clip: &ClipConfig, ids: Option<&Tensor>) -> Result<Vocabulary> {
+    let ids = match ids {
+        None => (0..clip.vocabulary as u32).collect(),
+        Some(ids) if ids.dims() == [clip.vocabulary] => ids.to_vec1()?,
+        Some(_) => return Err(Error::Refused(format!("the tensor {TOKENS} must have {} ids", clip.vocabulary))),
+    };
+    Ok(Vocabulary::new(ids, clip.context))
+}
+
 impl Card {
+    /// Of a file that others saved.
+    fn foreign(file: &Checkpoint) -> Result<Self> {
+        let clip = file.config()?;
+        let arch = match clip.vision.width {
+            _ if clip.image != ClipConfig::vit_b16().image => Arch::Tiny,
+            width if width == ClipConfig::vit_l14().vision.width => Arch::VitL14,
+            _ => Arch::VitB16,
+        };
+        let rows = |name: &str| file.shape(name).and_then(|shape| shape.first().copied());
+        let Some(groups) = rows("text_feature_moe.gate.fc2.weight") else {
+            return Ok(Self { clip, settings: Settings::of(Preset::Clip, arch) });
+        };
+        let mut settings = Settings::of(Preset::Authors, arch);
+        let attribute = ATTRIBUTES.iter().zip(GROUP_NAMES).find(|(_, names)| names.len() == groups);
+        let why = || Error::Refused(format!("its feature mixtures have {groups} experts, but no attribute has so many groups"));
+        settings.attributes[0].name = attribute.ok_or_else(why)?.0.to_string();
+        let last = clip.text.layers.saturating_sub(1);
+        if let Some(experts) = rows(&format!("text_model.encoder.layers.{last}.mlp.gate.fc2.weight")) {
+            settings.model.token_experts = experts;
+        }
+        Ok(Self { clip, settings })
+    }
+
     /// A model of these parameters.
     fn build(&self, weights: Weights) -> Result<Clip> {
         let clip = Clip::new(self.clip, self.settings.mixtures(&self.clip)?.as_ref(), weights)?;
@@ -64,28 +104,60 @@ impl SavedModel {
         Ok((Self { card, clip, vocabulary }, report))
     }
 
-    /// Reads a model, or a checkpoint of its training.
+    /// Reads a model, a checkpoint of its training, or what others saved (see [`Checkpoint`]).
     ///
     /// # Errors
-    /// When the file cannot be read, or holds no such model.
+    /// As [`SavedModel::open`].
     pub fn load(path: &Path) -> Result<Self> {
-        Self::with_state::<serde_json::Value>(path).map(|(model, _, _)| model)
+        Self::open(path).map(|(model, _)| model)
     }
 
-    /// [`SavedModel::load`]; and the file's other tensors, and what stands beside the card, if it is a checkpoint.
-    pub(super) fn with_state<S: serde::de::DeserializeOwned>(path: &Path) -> Result<(Self, BTreeMap<String, Tensor>, Option<S>)> {
+    /// [`SavedModel::load`]; and what was found in the file. What others saved is a plain CLIP, or Fair-MoE as its authors have it.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or does not hold the whole model.
+    pub fn open(path: &Path) -> Result<(Self, LoadReport)> {
+        let bad = |why: &dyn std::fmt::Display| Error::file(path, format!("this file holds no model: {why}"));
+        let file = Checkpoint::open(path)?;
+        let card =
+            if file.text().is_empty() { Card::foreign(&file)? } else { describe::<Value>(file.text()).map_err(|e| bad(&e))?.0 };
+        let mixtures = card.settings.mixtures(&card.clip)?;
+        let (weights, report) = Weights::from_checkpoint(
+            &card.clip,
+            mixtures.as_ref(),
+            DType::F32,
+            &file,
+            ExpertsFrom::Fresh,
+            card.settings.training.seed,
+        )?;
+        if let Some(name) = report.lacks().next() {
+            let count = report.lacks().count();
+            return Err(bad(&format_args!("{count} of its parameters are missing or have another shape, such as {name}")));
+        }
+        let ids = file.shape(TOKENS).map(|_| file.tensor(TOKENS)).transpose()?;
+        let vocabulary = vocabulary(&card.clip, ids.as_ref()).map_err(|e| bad(&e))?;
+        let clip = card.build(weights)?;
+        Ok((Self { card, clip, vocabulary }, report))
+    }
+
+    /// A checkpoint of a training: the model, the file's other tensors, and what stands beside the card.
+    pub(super) fn with_state<S: DeserializeOwned>(path: &Path) -> Result<(Self, BTreeMap<String, Tensor>, Option<S>)> {
         let (tensors, text) = read_tensors(path)?;
         let bad = |why: &dyn std::fmt::Display| Error::file(path, format!("this file holds no model of ours: {why}"));
-        let (card, state): (Card, Option<S>) = serde_json::from_str(&text).map_err(|e| bad(&e))?;
-        let ids: Vec<u32> = match tensors.get(TOKENS) {
-            Some(ids) if ids.dims() == [card.clip.vocabulary] => ids.to_vec1().map_err(|e| bad(&e))?,
-            _ => return Err(bad(&format_args!("the tensor {TOKENS} is missing or has another size"))),
-        };
+        let (card, state) = describe(&text).map_err(|e| bad(&e))?;
+        let vocabulary = vocabulary(&card.clip, tensors.get(TOKENS)).map_err(|e| bad(&e))?;
         let mixtures = card.settings.mixtures(&card.clip)?;
         let weights = Weights::import(&card.clip, mixtures.as_ref(), DType::F32, &tensors).map_err(|e| bad(&e))?;
         let clip = card.build(weights)?;
-        let vocabulary = Vocabulary::new(ids, card.clip.context);
         Ok((Self { card, clip, vocabulary }, tensors, state))
+    }
+
+    /// Writes the model under Hugging Face's names.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        self.save::<()>(path, BTreeMap::new(), None)
     }
 
     /// Writes the model, or, with `state` and `others`, a checkpoint; whole or not at all.
@@ -93,7 +165,9 @@ impl SavedModel {
         let mut tensors = self.clip.weights().export(|_, var| Ok(var.as_detached_tensor()))?;
         tensors.extend(others);
         let ids = self.vocabulary.ids();
-        tensors.insert(TOKENS.into(), Tensor::from_slice(ids, ids.len(), &Device::Cpu)?);
+        if ids.iter().enumerate().any(|(row, &id)| row as u32 != id) {
+            tensors.insert(TOKENS.into(), Tensor::from_slice(ids, ids.len(), &Device::Cpu)?);
+        }
         let text = serde_json::to_string(&(&self.card, state)).map_err(|e| Error::file(path, e))?;
         write_tensors(path, &tensors, text)
     }

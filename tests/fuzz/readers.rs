@@ -43,6 +43,8 @@ pub fn all(folder: &Path) -> Vec<Reader> {
     });
     let run = trained(folder);
     let models = ["clip/model", "paper/checkpoint"].map(|file| fs::read(run.join(file).with_extension("safetensors")).unwrap());
+    let archives = ["checkpoint_views.pth", "checkpoint_views_protocol4.pth", "checkpoint_openai.pt"];
+    let archives = archives.iter().map(|name| fs::read(recorded(name)).unwrap()).collect();
     let [npz_path, notes_path, summary_path] =
         [sets[0].join("Training/data_00001.npz"), sets[1].join("gpt4_summarized_notes.csv"), sets[2].join("data_summary.csv")];
     let reader = |name, format, seeds, path, read: Box<dyn Fn(&Path)>, room| Reader { name, format, seeds, path, read, room };
@@ -64,6 +66,7 @@ pub fn all(folder: &Path) -> Vec<Reader> {
             Box::new(checkpoint),
             4 * MIB,
         ),
+        reader("archive", Format::Zip, archives, folder.join("archive"), Box::new(checkpoint), 16 * MIB),
         reader("model", Format::Safetensors, models.to_vec(), folder.join("model"), Box::new(model), 16 * MIB),
         reader("text", Format::Plain, texts(), folder.join("text"), Box::new(text), 4 * MIB),
     ]
@@ -124,7 +127,7 @@ fn case(path: &Path) {
 
 fn checkpoint(path: &Path) {
     let Ok(checkpoint) = Checkpoint::open(path) else { return };
-    for (name, _) in checkpoint.parameters() {
+    for name in checkpoint.names() {
         let _ = checkpoint.tensor(name);
     }
 }

@@ -4,6 +4,7 @@
 mod bench;
 mod check;
 mod compare;
+mod convert;
 mod data;
 mod eval;
 mod info;
@@ -36,6 +37,8 @@ enum Command {
     Compare(compare::Args),
     /// Make a data set, or check one.
     Data(data::Args),
+    /// Write a model that anybody saved as a safetensors file, and tell what became of every key.
+    Convert(convert::Args),
     /// Check every stage against the reference here; exit code 1 on a miss.
     Check(check::Args),
     /// Measure how long each stage takes here.
@@ -58,6 +61,7 @@ impl Command {
             Command::Eval(args) => eval::run(args, out),
             Command::Compare(args) => compare::run(args, out),
             Command::Data(args) => data::run(args, out),
+            Command::Convert(args) => convert::run(args, out),
             Command::Check(args) => check::run(args, out),
             Command::Bench(args) => bench::run(args, out),
             Command::Run(args) => run::run(args, out),

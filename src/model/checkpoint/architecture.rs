@@ -5,6 +5,7 @@ use crate::config::Activation;
 use crate::error::{Error, Result};
 use crate::model::{ClipConfig, TowerConfig};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
@@ -27,19 +28,29 @@ struct BesideTower {
     num_attention_heads: Option<usize>,
 }
 
+/// What our own files say of a model first.
+#[derive(Deserialize)]
+struct Described {
+    clip: ClipConfig,
+}
+
 impl Checkpoint {
     /// The sizes of the CLIP that it holds. Heads have width 64 and MLPs QuickGELU, as OpenAI's have, unless the `config.json`
-    /// beside a file of Hugging Face says otherwise.
+    /// beside a file of Hugging Face says otherwise. Our own files say themselves what they are.
     ///
     /// # Errors
     /// When a parameter that tells them is missing or has a shape that no CLIP's has, or that `config.json` cannot be read.
     pub fn config(&self) -> Result<ClipConfig> {
-        let [vision] = self.shape("vision_model.embeddings.class_embedding")?;
-        let [_, _, patch, _] = self.shape("vision_model.embeddings.patch_embedding.weight")?;
-        let [tokens, _] = self.shape("vision_model.embeddings.position_embedding.weight")?;
-        let [vocabulary, _] = self.shape("text_model.embeddings.token_embedding.weight")?;
-        let [context, text] = self.shape("text_model.embeddings.position_embedding.weight")?;
-        let [embed, _] = self.shape("visual_projection.weight")?;
+        if let Ok((Described { clip }, _)) = serde_json::from_str::<(Described, IgnoredAny)>(&self.text) {
+            clip.check()?;
+            return Ok(clip);
+        }
+        let [vision] = self.sizes("vision_model.embeddings.class_embedding")?;
+        let [_, _, patch, _] = self.sizes("vision_model.embeddings.patch_embedding.weight")?;
+        let [tokens, _] = self.sizes("vision_model.embeddings.position_embedding.weight")?;
+        let [vocabulary, _] = self.sizes("text_model.embeddings.token_embedding.weight")?;
+        let [context, text] = self.sizes("text_model.embeddings.position_embedding.weight")?;
+        let [embed, _] = self.sizes("visual_projection.weight")?;
         let side = tokens.saturating_sub(1).isqrt();
         if side * side + 1 != tokens {
             let why = format!("an image has one token more than a square number of patches, but here it has {tokens}");
@@ -109,11 +120,9 @@ impl Checkpoint {
         serde_json::from_str(&text).map_err(|e| Error::file(&path, e))
     }
 
-    fn shape<const N: usize>(&self, name: &str) -> Result<[usize; N]> {
-        let Some(entry) = self.arranged.entries.get(name) else {
-            return Err(Error::file(&self.path, format!("this file holds no CLIP: {name} is missing")));
-        };
-        let shape = entry.shape();
+    fn sizes<const N: usize>(&self, name: &str) -> Result<[usize; N]> {
+        let missing = || Error::file(&self.path, format!("this file holds no CLIP: {name} is missing"));
+        let shape = self.shape(name).ok_or_else(missing)?;
         let why = |shape| Error::file(&self.path, format!("{name} must have {N} dimensions, but has the shape {shape:?}"));
         shape.try_into().map_err(why)
     }

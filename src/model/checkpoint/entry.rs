@@ -1,7 +1,7 @@
 //! A parameter as a file holds it.
 
 use super::Fault;
-use super::stored::{Stored, kind};
+use super::stored::Stored;
 use candle_core::Tensor;
 use std::fs::File;
 
@@ -21,11 +21,8 @@ impl Entry {
         experts.into_iter().chain(part.iter().copied()).collect()
     }
 
-    /// The parameter, in the file's type of numbers.
+    /// All of it, in the file's type of numbers.
     pub(super) fn tensor(&self, file: &File) -> Result<Tensor, Fault> {
-        if let Some(part) = self.parts.iter().find(|part| !part.is_float()) {
-            return Err(format!("{} must be floating-point numbers, but is {}", self.keys.join(", "), kind(part.dtype)));
-        }
         let parts = self.parts.iter().map(|part| part.tensor(file)).collect::<Result<Vec<_>, _>>()?;
         match (&parts[..], self.stacked) {
             ([whole], false) => Ok(whole.clone()),

@@ -119,6 +119,15 @@ impl Loader<'_> {
         Err(Error::file(&self.checkpoint.path, format!("the experts of {mixture} cannot start as copies of an MLP: {why}")))
     }
 
+    fn parameter(&self, name: &str) -> Result<Tensor> {
+        let tensor = self.checkpoint.tensor(name)?;
+        if !tensor.dtype().is_float() {
+            let why = format!("{name} must be floating-point numbers, but is {}", tensor.dtype().as_str());
+            return Err(Error::file(&self.checkpoint.path, why));
+        }
+        Ok(tensor)
+    }
+
     /// One parameter of the model; all of a mixture's behind each other.
     fn read(&self, report: &LoadReport, name: &str, kind: &Kind, seed: u64, dtype: DType) -> Result<Tensor> {
         let fresh = LazyCell::new(|| kind.init(seed ^ hash(name)));
@@ -127,10 +136,8 @@ impl Loader<'_> {
             let length: usize = shape.iter().product();
             let instead = report.missing.get(&name).or(report.wrong_shape.get(&name).map(|wrong| &wrong.instead));
             let tensor = match instead {
-                None => self.checkpoint.tensor(&name)?.to_dtype(dtype)?,
-                Some(Instead::Copy(source)) => {
-                    self.checkpoint.tensor(source)?.to_dtype(dtype)?.broadcast_as(&shape[..])?.contiguous()?
-                }
+                None => self.parameter(&name)?.to_dtype(dtype)?,
+                Some(Instead::Copy(source)) => self.parameter(source)?.to_dtype(dtype)?.broadcast_as(&shape[..])?.contiguous()?,
                 Some(_) => {
                     let fresh = fresh.as_ref().map_err(|e| Error::Refused(e.to_string()))?;
                     Tensor::from_slice(&fresh[start..start + length], &shape[..], &Device::Cpu)?.to_dtype(dtype)?

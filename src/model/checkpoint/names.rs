@@ -178,6 +178,9 @@ fn place(key: &str, last: &LastBlocks) -> Place {
 
 /// OpenAI's names inside a block.
 fn block(block: &str, rest: &str) -> Place {
+    if rest == "attn_mask" {
+        return Place::Buffer;
+    }
     if let Some(what) = rest.strip_prefix("attn.in_proj_").filter(|what| ["weight", "bias"].contains(what)) {
         return Place::Attention(["q", "k", "v"].map(|part| format!("{block}.self_attn.{part}_proj.{what}")));
     }

@@ -48,6 +48,11 @@ pub struct WrongShape {
 }
 
 impl LoadReport {
+    /// The parameters of the model that were not read.
+    pub fn lacks(&self) -> impl Iterator<Item = &str> {
+        self.missing.keys().chain(self.wrong_shape.keys()).map(String::as_str)
+    }
+
     /// Checks that the file has all that a model cannot be without.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use std::io::{Read, Seek, SeekFrom};
 
 /// A view of a file's bytes as a tensor. Nothing is read before it is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Stored {
+pub(in crate::model) struct Stored {
     pub(super) dtype: Dtype,
     /// Where in the file its first element begins.
     pub(super) start: u64,
@@ -82,14 +82,9 @@ impl Stored {
     }
 
     /// The tensor itself, in its own type of numbers.
-    pub(super) fn tensor(&self, file: &File) -> Result<Tensor, Fault> {
+    pub(in crate::model) fn tensor(&self, file: &File) -> Result<Tensor, Fault> {
         let dtype = DType::try_from(self.dtype).map_err(|_| format!("a tensor of {} is not read", kind(self.dtype)))?;
         Tensor::from_raw_buffer(&self.bytes(file)?, dtype, &self.shape, &Device::Cpu).map_err(|e| e.to_string())
-    }
-
-    /// Whether its numbers are those that parameters are made of.
-    pub(super) fn is_float(&self) -> bool {
-        matches!(self.dtype, Dtype::F16 | Dtype::BF16 | Dtype::F32 | Dtype::F64)
     }
 }
 
