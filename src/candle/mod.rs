@@ -1,6 +1,9 @@
 //! candle operations with gradients for the layer and the loss, on candle's CPU device; with the feature `candle-cuda` on its CUDA device
 //! too, on candle's own stream and in candle's own memory.
 //!
+//! That feature has candle's own needs: nvcc to build (without a GPU at hand `CUDA_COMPUTE_CAP=90` says what for; with a toolkit newer than
+//! cudarc knows, `CUDARC_CUDA_VERSION=13000`), and CUDA's libraries to link and to start. Our own kernels are compiled by NVRTC all the same.
+//!
 //! candle's own operations take at most three tensors and give one. So the parameters of one layer live in one flat `Var`, in the
 //! order of [`crate::Param::ALL`].
 

@@ -2,7 +2,7 @@
 //!
 //! The header's metadata holds `kind` and the settings of that kind, each a JSON value. Floats may be f16, bf16, f32 or f64, integers
 //! of any width. Parameters are named as [`Param::name`](crate::Param::name) says, `d.NAME` is the gradient of NAME, rows are in the
-//! order `[T, B]`. Whoever has a model in PyTorch can record a layer of it this way and replay it here:
+//! order `[T, B]`. `scripts/record_case.py` records a layer or a model in PyTorch this way:
 //!
 //! | kind | inputs | results |
 //! |---|---|---|
