@@ -53,6 +53,8 @@ pub mod metrics;
 #[cfg(feature = "model")]
 pub mod model;
 #[cfg(feature = "model")]
+pub mod report;
+#[cfg(feature = "model")]
 pub mod train;
 
 pub use config::{Activation, Capacity, CapacityScope, Experts, Gate, GateHidden, MoeConfig};

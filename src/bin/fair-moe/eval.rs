@@ -39,5 +39,6 @@ pub fn run(args: Args, out: &mut dyn Write) -> Result<()> {
     } else {
         evaluate(&args.checkpoint, &args.data, &args.out)?
     };
-    say!(out, "{}", comparison(&[("model", &metrics)]).trim_end())
+    say!(out, "{}", comparison(&[("model", &metrics)]).trim_end())?;
+    crate::report::write(&[args.out], out)
 }

@@ -11,6 +11,7 @@ mod info;
 #[cfg(feature = "cuda")]
 mod kernels;
 mod output;
+mod report;
 mod run;
 mod tokens;
 mod train;
@@ -35,6 +36,8 @@ enum Command {
     Eval(eval::Args),
     /// Put measured models beside each other, with intervals and differences.
     Compare(compare::Args),
+    /// Write what people read: a page of figures for each model, and one that compares them.
+    Report(report::Args),
     /// Make a data set, or check one.
     Data(data::Args),
     /// Write a model that anybody saved as a safetensors file, and tell what became of every key.
@@ -60,6 +63,7 @@ impl Command {
             Command::Train(args) => train::run(args, out),
             Command::Eval(args) => eval::run(args, out),
             Command::Compare(args) => compare::run(args, out),
+            Command::Report(args) => report::run(args, out),
             Command::Data(args) => data::run(args, out),
             Command::Convert(args) => convert::run(args, out),
             Command::Check(args) => check::run(args, out),

@@ -132,7 +132,8 @@ pub fn run(args: Args, out: &mut dyn Write) -> Result<()> {
         |summary| summary.to_string(),
     );
     say!(out, "\n{table}")?;
-    outcome.models.iter().try_for_each(|model| say!(out, "{}: {}", model.folder.display(), model.cost))
+    outcome.models.iter().try_for_each(|model| say!(out, "{}: {}", model.folder.display(), model.cost))?;
+    crate::report::write(&[folder], out)
 }
 
 fn put<T>(setting: &mut T, asked: Option<T>) {
