@@ -119,6 +119,7 @@ fn whole_models() {
     for name in MODELS {
         replayed(name, "f64", is_input_of_model, |_| 1e-8);
         replayed(name, "f32", is_input_of_model, |_| 1e-4);
+        replayed(name, "bf16", is_input_of_model, |_| 0.5);
     }
 }
 

@@ -13,7 +13,7 @@ mod addresses;
 mod cuda;
 mod fol;
 mod moe;
-mod values;
+pub(crate) mod values;
 
 pub use fol::{FolInput, FolLoss, GateTensor, TensorGroups, fol};
 pub use moe::{MoeOutput, MoeRows, Number, moe};

@@ -6,7 +6,7 @@
 
 use super::gemm::{Matrix, gradient, product};
 use super::network::{Network, split_mut, views, views_mut};
-use super::{Scratch, add, dot, store, widen};
+use super::{Scratch, add, dot, narrow_scaled, store, widen};
 use crate::config::MoeConfig;
 use crate::dtype::{Element, Float};
 use crate::moe::{GradientMode, MoeInput, MoeState, Routing};
@@ -274,10 +274,6 @@ impl<T: Element> Pass<'_, T> {
 
 fn widen_into<T: Element>(from: &[T], to: &mut [T::Wide]) {
     to.iter_mut().zip(from).for_each(|(t, f)| *t = f.wide());
-}
-
-fn narrow_scaled<T: Element>(factor: T::Wide, from: &[T::Wide], to: &mut [T]) {
-    to.iter_mut().zip(from).for_each(|(t, &f)| *t = T::narrow(factor * f));
 }
 
 fn scale<W: Float>(factor: W, values: &mut [W]) {

@@ -43,6 +43,9 @@ impl<'a, T: Copy> Matrix<'a, T> {
 pub trait Gemm: Sized {
     /// c [m, n] = a [m, k] · b [k, n] + bias [n] (where it is not empty); or that without bias added to c.
     fn gemm(a: Matrix<'_, Self>, b: Matrix<'_, Self>, bias: &[Self], c: &mut [Self], mode: GradientMode);
+    /// c [m, n] = a [m, k] · b [k, n] on the calling thread alone, for many small products side by side.
+    #[cfg(feature = "model")]
+    fn gemm_alone(a: Matrix<'_, Self>, b: Matrix<'_, Self>, c: &mut [Self]);
 }
 
 macro_rules! gemm {
@@ -61,6 +64,11 @@ macro_rules! gemm {
                 let bias = (!bias.is_empty()).then_some(Bias::PerCol(bias));
                 let c = MatMut::from_row_major(c, m, n);
                 gemmkit::gemm_fused($one, a.view(), b.view(), beta, c, bias, None, Parallelism::Rayon(0));
+            }
+            #[cfg(feature = "model")]
+            fn gemm_alone(a: Matrix<'_, $t>, b: Matrix<'_, $t>, c: &mut [$t]) {
+                let c = MatMut::from_row_major(c, a.rows, b.columns);
+                gemmkit::gemm($one, a.view(), b.view(), $zero, c, Parallelism::Serial);
             }
         }
     };

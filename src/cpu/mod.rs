@@ -10,6 +10,8 @@ mod network;
 pub mod route;
 mod scratch;
 mod small;
+#[cfg(feature = "model")]
+pub mod transformer;
 pub mod transport;
 
 use crate::config::MoeConfig;
@@ -18,6 +20,8 @@ use crate::error::Result;
 use crate::moe::{GradientMode, MoeInput, MoeState, Routing, Upstream};
 use crate::parameters::Parameters;
 pub use gemm::Gemm;
+#[cfg(feature = "candle")]
+use rayon::prelude::*;
 pub use scratch::Scratch;
 use std::borrow::Cow;
 
@@ -68,6 +72,25 @@ fn widen<T: Element>(narrow: &[T]) -> Cow<'_, [T::Wide]> {
         true => Cow::Borrowed(bytemuck::cast_slice(narrow)),
         false => Cow::Owned(narrow.iter().map(|v| v.wide()).collect()),
     }
+}
+
+/// Of a type in another one, on all threads; no copy where it is the same.
+#[cfg(feature = "candle")]
+pub fn convert<S: Element, T: Element>(from: &[S]) -> Cow<'_, [T]> {
+    const PART: usize = 1 << 16;
+    if S::DTYPE == T::DTYPE {
+        return Cow::Borrowed(bytemuck::cast_slice(from));
+    }
+    let mut to = vec![T::default(); from.len()];
+    to.par_chunks_mut(PART).zip(from.par_chunks(PART)).for_each(|(to, from)| {
+        to.iter_mut().zip(from).for_each(|(to, from)| *to = T::narrow(T::Wide::from_f64(from.wide().to_f64())));
+    });
+    Cow::Owned(to)
+}
+
+/// factor · from, rounded once.
+fn narrow_scaled<T: Element>(factor: T::Wide, from: &[T::Wide], to: &mut [T]) {
+    to.iter_mut().zip(from).for_each(|(t, &f)| *t = T::narrow(factor * f));
 }
 
 /// Writes wide sums into the caller's gradient, rounding once.

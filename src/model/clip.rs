@@ -153,9 +153,10 @@ impl Clip {
         let patches = pixels.reshape(&[samples, 3, side, patch, side, patch][..])?.permute(vec![0, 2, 4, 1, 3, 5])?;
         let kernel = tower.get("embeddings.patch_embedding.weight")?.flatten_from(1)?;
         let patches = linear(&patches.reshape((samples, side * side, 3 * patch * patch))?, None, &kernel, None)?;
-        let part = |name: &str| tower.get(&format!("embeddings.{name}"))?.to_dtype(self.computing);
-        let class = part("class_embedding")?.broadcast_as((samples, 1, self.config.vision.width))?;
-        let h = Tensor::cat(&[&class, &patches], 1)?.broadcast_add(&part("position_embedding.weight")?)?;
+        // Sums over the batch, which these parameters' gradients are, are in the parameters' dtype.
+        let class = tower.get("embeddings.class_embedding")?.broadcast_as((samples, 1, self.config.vision.width))?;
+        let h = Tensor::cat(&[&class, &patches.to_dtype(class.dtype())?], 1)?;
+        let h = h.broadcast_add(tower.get("embeddings.position_embedding.weight")?)?.to_dtype(self.computing)?;
         let (h, gate) = tower.run(tower.norm(&h, "pre_layrnorm")?)?;
         let pooled = tower.norm(&h.narrow(1, 0, 1)?.squeeze(1)?, "post_layernorm")?;
         Ok((linear(&pooled, None, self.weights.get("visual_projection.weight")?, None)?, gate))
@@ -194,9 +195,9 @@ impl Clip {
         }
         let tower = self.tower("text_model", rows);
         let table = tower.get("embeddings.token_embedding.weight")?;
-        let h = table.index_select(&Tensor::new(ids.concat(), table.device())?, 0)?.to_dtype(self.computing)?;
+        let h = table.index_select(&Tensor::new(ids.concat(), table.device())?, 0)?;
         let h = h.reshape((ids.len(), context, self.config.text.width))?;
-        let h = h.broadcast_add(&tower.get("embeddings.position_embedding.weight")?.to_dtype(self.computing)?)?;
+        let h = h.broadcast_add(tower.get("embeddings.position_embedding.weight")?)?.to_dtype(self.computing)?;
         let (h, gate) = tower.run(h)?;
         let last: Vec<u32> = ends.iter().enumerate().map(|(b, end)| (b * context + end) as u32).collect();
         let pooled = h.flatten_to(1)?.index_select(&Tensor::new(last, h.device())?, 0)?;

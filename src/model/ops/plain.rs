@@ -1,4 +1,4 @@
-//! What a transformer is made of, from candle's plain operations. What is computed has the dtype of x; parameters may have another.
+//! From candle's plain operations, for every device.
 //!
 //! candle's own fused LayerNorm and softmax cut the gradient without a word; these do not.
 
@@ -6,7 +6,7 @@ use crate::config::Activation;
 use candle_core::{D, Result, Tensor};
 
 /// (x - mean) / √(variance + 1e-5) · weight + bias over the last dimension; the variance is the biased one, as in PyTorch.
-pub(super) fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
     let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
     let unit = centred.broadcast_div(&(variance + 1e-5)?.sqrt()?)?;
@@ -14,7 +14,7 @@ pub(super) fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<T
 }
 
 /// act(x) Wᵀ + b over the last dimension; weight [out, in].
-pub(super) fn linear(x: &Tensor, act: Option<Activation>, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+pub fn linear(x: &Tensor, act: Option<Activation>, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let x = match act {
         Some(act) => activate(act, x)?,
         None => x.clone(),
@@ -45,7 +45,7 @@ fn activate(act: Activation, x: &Tensor) -> Result<Tensor> {
 
 /// softmax(q kᵀ / √(D / heads)) v in each of the heads that the width is cut into; q, k, v [B, T, D]. If `causal`, a token sees
 /// only itself and those before it.
-pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool) -> Result<Tensor> {
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool) -> Result<Tensor> {
     let (samples, tokens, width) = q.dims3()?;
     let split = |part: &Tensor| part.reshape((samples, tokens, heads, width / heads))?.transpose(1, 2)?.contiguous();
     let scores = (split(q)? * ((width / heads) as f64).powf(-0.5))?.matmul(&split(k)?.t()?)?;
@@ -59,9 +59,4 @@ fn future(tokens: usize, like: &Tensor) -> Result<Tensor> {
     let hidden = |i: usize| if i % tokens > i / tokens { f32::NEG_INFINITY } else { 0.0 };
     let mask: Vec<f32> = (0..tokens * tokens).map(hidden).collect();
     Tensor::from_vec(mask, (tokens, tokens), like.device())?.to_dtype(like.dtype())
-}
-
-/// Rows of length 1.
-pub(super) fn unit(x: &Tensor) -> Result<Tensor> {
-    x.broadcast_div(&x.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?)
 }
