@@ -12,13 +12,19 @@ mod layer;
 mod loss;
 mod loss_input;
 mod machine;
+#[cfg(feature = "model")]
+mod step;
 mod timing;
 
+#[cfg(feature = "model")]
+pub use crate::train::peak_memory;
 pub use device_layer::DeviceLayer;
 pub use device_loss::DeviceLoss;
 pub use layer::LayerWork;
 pub use loss::LossWork;
 pub use machine::{Ceilings, cpu_name, instruction_sets};
+#[cfg(feature = "model")]
+pub use step::StepWork;
 pub use timing::{Measurement, Times, measure};
 
 use crate::config::{Capacity, MoeConfig};
@@ -46,6 +52,10 @@ pub enum Stage {
     Layer,
     /// The whole loss.
     Fol,
+    /// A model's training step: towers and loss, then every gradient.
+    Step,
+    /// What the optimiser does with the gradients.
+    Adam,
 }
 
 impl Stage {
@@ -61,6 +71,8 @@ impl Stage {
             Stage::Transport => "transport",
             Stage::Layer => "layer",
             Stage::Fol => "fol",
+            Stage::Step => "step",
+            Stage::Adam => "adam",
         }
     }
 }

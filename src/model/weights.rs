@@ -277,3 +277,23 @@ fn add_tower(plan: &mut BTreeMap<String, Kind>, tower: &str, config: &TowerConfi
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Preset;
+
+    /// The counts that follow from the published code: CLIP, less the MLPs that are replaced, and the four mixtures.
+    #[test]
+    fn models_have_as_many_parameters_as_the_published_ones() {
+        let count = |config: &ClipConfig, groups: Option<usize>| -> usize {
+            let mixtures = groups.map(|groups| Mixtures::preset(Preset::Paper, config, groups));
+            let plan = plan(config, mixtures.as_ref()).unwrap();
+            plan.values().map(|kind| kind.shape().unwrap().iter().product::<usize>()).sum()
+        };
+        assert_eq!(count(&ClipConfig::vit_b16(), None), 149_620_737);
+        assert_eq!(count(&ClipConfig::vit_l14(), None), 427_616_513);
+        assert_eq!(count(&ClipConfig::vit_b16(), Some(3)), 223_966_939);
+        assert_eq!(count(&ClipConfig::vit_l14(), Some(3)), 574_707_547);
+    }
+}

@@ -38,7 +38,7 @@ impl AdamConfig {
 
 /// Flat moments of every parameter that moves, f32, in the order of their names.
 #[derive(Clone, Debug)]
-pub(super) struct Adam {
+pub(crate) struct Adam {
     config: AdamConfig,
     steps: u64,
     moments: BTreeMap<String, [Tensor; 2]>,

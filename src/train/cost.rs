@@ -52,8 +52,8 @@ impl fmt::Display for Cost {
     }
 }
 
-/// As Linux counts it.
-fn peak_memory() -> Option<u64> {
+/// The most memory that this process has held, in bytes, as Linux counts it; none where the system does not tell.
+pub fn peak_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;

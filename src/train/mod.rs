@@ -19,8 +19,12 @@ mod table;
 mod texts;
 mod trainer;
 
+#[cfg(feature = "cli")]
+pub(crate) use adam::Adam;
 pub use adam::AdamConfig;
 pub use cost::Cost;
+#[cfg(feature = "cli")]
+pub use cost::peak_memory;
 pub(crate) use examples::{Examples, View};
 pub use log::Epoch;
 pub use objective::{ByGroup, GroupTerms, Terms};

@@ -2,7 +2,8 @@
 
 use crate::output::{failed, say};
 use fair_moe::bench::{
-    Ceilings, DeviceLayer, DeviceLoss, LayerWork, LossWork, Measurement, Shape, cpu_name, instruction_sets, measure,
+    Ceilings, DeviceLayer, DeviceLoss, LayerWork, LossWork, Measurement, Shape, StepWork, cpu_name, instruction_sets, measure,
+    peak_memory,
 };
 use fair_moe::files::write_atomically;
 use fair_moe::gpu::driver::Facts;
@@ -22,6 +23,12 @@ pub struct Args {
     /// initialises them; with -pruned: one row a sample needed; with -skewed: all rows to one expert. One or several.
     #[arg(long, default_value = "vit-b16-image", num_args = 1..)]
     shape: Vec<Shape>,
+    /// Instead of layers: a whole training step of preset paper's ViT-B/16 on the CPU, with parameters in f32 that compute in the dtype.
+    #[arg(long)]
+    step: bool,
+    /// With --step: experts run on every row, also on those that nothing reads afterwards.
+    #[arg(long, requires = "step")]
+    unpruned: bool,
     /// B.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=4096))]
     samples: u32,
@@ -100,19 +107,35 @@ fn run_in<T: Element>(args: &Args, out: &mut dyn Write) -> Result<()> {
     if let Some(Ceilings { flops_per_second, bytes_per_second }) = ceilings {
         say!(out, "ceilings: {:.3} TFLOP/s in {}, copies {:.1} GB/s", flops_per_second / 1e12, T::DTYPE, bytes_per_second / 1e9)?;
     }
+    let samples = args.samples as usize;
     let mut results = vec![];
-    for shape in &args.shape {
-        let samples = args.samples as usize;
-        let (pairs, found) = measured::<T>(shape, samples, &device)?;
-        say!(out, "\n{} with {samples} samples, {pairs} pairs, {} on {device}", shape.name, T::DTYPE)?;
+    let mut show = |name: &str, pairs: usize, found: Vec<Measurement>, out: &mut dyn Write| -> Result<()> {
+        let of_pairs = if pairs > 0 { format!(", {pairs} pairs") } else { String::new() };
+        say!(out, "\n{name} with {samples} samples{of_pairs}, {} on {device}", T::DTYPE)?;
         say!(
             out,
             "stage      pass      launches     GFLOP        MB  median ms      min      max   TFLOP/s     GB/s  floor ms  of floor"
         )?;
         for found in found {
-            let row = row(&found, ceilings.as_ref(), shape, samples, pairs, T::DTYPE, &device);
+            let row = row(&found, ceilings.as_ref(), name, samples, pairs, T::DTYPE, &device);
             print(&row, out)?;
             results.push(row);
+        }
+        Ok(())
+    };
+    if args.step {
+        if device.driver().is_some() {
+            return Err(Error::Refused(format!("a training step is measured on the CPU, not on {device}: add --device cpu")));
+        }
+        let mut step = StepWork::new(samples, T::DTYPE, !args.unpruned)?;
+        let name = if args.unpruned { "vit-b16-step-unpruned" } else { "vit-b16-step" };
+        show(name, 0, measure(&mut step, Duration::from_secs(1))?, out)?;
+        let memory = peak_memory().map_or("unknown".into(), |bytes| format!("{:.2} GB", bytes as f64 / 1e9));
+        say!(out, "{} parameters, peak memory {memory}", step.parameters())?;
+    } else {
+        for shape in &args.shape {
+            let (pairs, found) = measured::<T>(shape, samples, &device)?;
+            show(&shape.name, pairs, found, out)?;
         }
     }
     let Some(path) = &args.json else { return Ok(()) };
@@ -157,7 +180,7 @@ fn machine(facts: Option<&Facts>, ceilings: Option<&Ceilings>) -> Machine {
 fn row(
     m: &Measurement,
     ceilings: Option<&Ceilings>,
-    shape: &Shape,
+    shape: &str,
     samples: usize,
     pairs: usize,
     dtype: DType,
@@ -169,7 +192,7 @@ fn row(
     Row {
         stage: m.part.0.name(),
         pass: m.part.1.name(),
-        shape: shape.name.clone(),
+        shape: shape.to_owned(),
         samples,
         pairs,
         dtype: dtype.name(),
