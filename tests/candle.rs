@@ -144,6 +144,29 @@ fn narrow_types_stay_close_to_f64() {
 }
 
 #[test]
+fn the_cpus_tensors_are_the_hosts() {
+    assert!(fair_moe::candle::device(&fair_moe::Device::cpu()).unwrap().is_cpu());
+}
+
+#[test]
+fn outputs_that_nothing_reads_have_no_gradient_and_need_none() {
+    let mut config = MoeConfig::token_paper(6);
+    (config.experts.count, config.experts.width, config.top_k, config.capacity) = (4, 5, 2, Capacity::Fixed(2));
+    let layer = Moe::new(config.clone()).unwrap();
+    let flat = Parameters::<Vec<f64>>::init(&config, 3).unwrap();
+    let flat: Vec<f64> = Param::ALL.into_iter().flat_map(|p| flat[p].clone()).collect();
+    let (flat, x) = (Var::from_tensor(&tensor(&flat, &[flat.len()])).unwrap(), tensor(&noise(60, 11), &[2, 5, 6]));
+    let out = moe(&layer, &x, &flat, MoeRows::new(Layout::SamplesFirst)).unwrap();
+    let of = |loss: Tensor| values(loss.backward().unwrap().get(&flat).unwrap());
+    let by = |part: &Tensor| dot(part, &tensor(&noise(part.elem_count(), 5), part.dims()));
+    let (of_y, of_logits) = (of(by(&out.y)), of(by(&out.logits)));
+    // Each pass alone, whichever came before; and together they are their sum.
+    assert_eq!(of(by(&out.y)), of_y);
+    let sum: Vec<f64> = of_y.iter().zip(&of_logits).map(|(a, b)| a + b).collect();
+    assert_close("both", &of((by(&out.y) + by(&out.logits)).unwrap()), &sum, 1e-12);
+}
+
+#[test]
 fn bad_input_is_an_error() {
     let layer = Moe::new(MoeConfig::token_paper(8)).unwrap();
     let x = Tensor::zeros((2, 3, 8), DType::F32, &Device::Cpu).unwrap();
