@@ -66,9 +66,9 @@ fn functions_are_never_called() {
 fn pickles_that_contain_themselves_nest_or_promise_too_much_are_harmless() {
     assert_refused(pickled(b"\x80\x02}q\x00h\x00h\x00s."), "it holds no tensors");
     assert_refused(pickled(b"\x80\x02]q\x00h\x00a."), "neither a state dictionary nor a TorchScript module");
-    let nested = [&b"\x80\x02"[..], &b"]".repeat(1_000_000), &b"a".repeat(999_999), b"."].concat();
+    let nested = [&b"\x80\x02"[..], &b"]".repeat(500_000), &b"a".repeat(499_999), b"."].concat();
     assert_refused(pickled(&nested), "neither a state dictionary nor a TorchScript module");
-    assert_refused(pickled(&[&b"\x80\x02"[..], &b"(".repeat(5_000_000)].concat()), "takes more than");
+    assert_refused(pickled(&[&b"\x80\x02"[..], &b"(".repeat(2_000_000)].concat()), "takes more than");
     assert_refused(pickled(b"\x80\x02\x8b\xff\xff\xff\x7f\x01."), "ends where 2147483647 more bytes must follow");
     assert_refused(pickled(b"\x80\x04\x8d\xff\xff\xff\xff\xff\xff\xff\xff."), "ends where");
     assert_refused(pickled(b"\x80\x02\x8a\x09\0\0\0\0\0\0\0\0\x01."), "neither a state dictionary");
@@ -116,7 +116,7 @@ fn records_are_not_unfolded() {
     assert!(deflated.len() < 1 << 20);
     assert_refused(read(&deflated), "compressed or encrypted");
     let pickle = [&b"\x80\x02"[..], &vec![b'N'; 65 << 20]].concat();
-    assert_refused(read(&archive(&pickle, &[], CompressionMethod::Deflated)), "unfolds to more than");
+    assert_refused(read(&archive(&pickle, &[], CompressionMethod::Deflated)), "compressed or encrypted");
 }
 
 #[test]

@@ -20,9 +20,6 @@ pub(super) struct Record {
     pub(super) length: u64,
 }
 
-/// Larger than the pickle of any checkpoint, which holds no numbers.
-const LARGEST_PICKLE: u64 = 64 << 20;
-
 impl<'a> Archive<'a> {
     pub(super) fn open(file: &'a File, length: u64) -> Result<Self, Fault> {
         let zip = ZipArchive::new(BufReader::new(file)).map_err(|e| format!("this is no whole zip archive: {e}"))?;
@@ -31,7 +28,7 @@ impl<'a> Archive<'a> {
         let root = roots.filter(|root| root.is_empty() || root.ends_with('/')).min_by_key(String::len);
         let root = root.ok_or("this zip archive is none of PyTorch: it holds no data.pkl")?;
         let mut archive = Self { zip, length, root };
-        match archive.read("byteorder", 16)?.as_deref() {
+        match archive.read("byteorder")?.as_deref() {
             None | Some(b"little") => Ok(archive),
             Some(b"big") => {
                 Err("its numbers are stored by a big-endian machine: load it there and save it as safetensors".into())
@@ -46,7 +43,7 @@ impl<'a> Archive<'a> {
     }
 
     pub(super) fn pickle(&mut self) -> Result<Vec<u8>, Fault> {
-        self.read("data.pkl", LARGEST_PICKLE)?.ok_or_else(|| "its data.pkl is not there".into())
+        self.read("data.pkl")?.ok_or_else(|| "its data.pkl is not there".into())
     }
 
     /// Where the numbers of a storage lie.
@@ -56,7 +53,7 @@ impl<'a> Archive<'a> {
         let index = self.zip.index_for_name(&name).ok_or_else(|| format!("its record {shown} is missing"))?;
         let entry = self.zip.by_index_raw(index).map_err(|e| format!("its record {shown}: {e}"))?;
         if entry.compression() != CompressionMethod::Stored || entry.encrypted() {
-            return Err(format!("its record {shown} is compressed or encrypted, which PyTorch's are not"));
+            return Err(compressed(&name));
         }
         let (start, length) = (entry.data_start(), entry.compressed_size());
         let start = start.filter(|start| start.checked_add(length).is_some_and(|end| end <= self.length));
@@ -65,16 +62,20 @@ impl<'a> Archive<'a> {
         Ok(Record { start, length })
     }
 
-    /// A small record as a whole, if it is there.
-    fn read(&mut self, name: &str, largest: u64) -> Result<Option<Vec<u8>>, Fault> {
+    /// A record as a whole, if it is there.
+    fn read(&mut self, name: &str) -> Result<Option<Vec<u8>>, Fault> {
         let Some(index) = self.zip.index_for_name(&format!("{}{name}", self.root)) else { return Ok(None) };
-        let entry = self.zip.by_index(index).map_err(|e| format!("its record {name}: {e}"))?;
-        // The sizes that an archive claims are not to be trusted: memory grows with what is really there, up to the limit.
-        let mut bytes = vec![];
-        entry.take(largest + 1).read_to_end(&mut bytes).map_err(|e| format!("its record {name}: {e}"))?;
-        if bytes.len() as u64 > largest {
-            return Err(format!("its record {name} unfolds to more than {largest} bytes"));
+        let mut entry = self.zip.by_index(index).map_err(|e| format!("its record {name}: {e}"))?;
+        if entry.compression() != CompressionMethod::Stored {
+            return Err(compressed(name));
         }
+        // As it is not unfolded, it cannot be longer than the file, whatever size is claimed.
+        let mut bytes = vec![];
+        entry.read_to_end(&mut bytes).map_err(|e| format!("its record {name}: {e}"))?;
         Ok(Some(bytes))
     }
+}
+
+fn compressed(name: &str) -> Fault {
+    format!("its record {} is compressed or encrypted, which PyTorch's are not", name.escape_debug())
 }

@@ -11,7 +11,7 @@ use globals::Global;
 use safetensors::Dtype;
 
 /// More steps than any checkpoint takes; what they make is held in memory.
-const STEPS: usize = 1 << 22;
+const STEPS: usize = 1 << 20;
 
 /// More dimensions than any parameter has.
 const DIMENSIONS: usize = 8;
