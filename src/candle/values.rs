@@ -1,9 +1,13 @@
 //! The numbers inside a tensor, as slices.
 
+#[cfg(feature = "model")]
 use super::moe::Number;
+#[cfg(feature = "model")]
 use crate::cpu::convert;
+#[cfg(feature = "model")]
 use crate::dtype::Element;
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, WithDType, bail};
+#[cfg(feature = "model")]
 use std::borrow::Cow;
 
 /// The numbers of a contiguous tensor that lies in `storage`.
@@ -25,6 +29,7 @@ pub(super) fn with<T: WithDType, R>(tensor: &Tensor, read: impl FnOnce(&[T]) -> 
 }
 
 /// The numbers of a contiguous tensor that lies in `storage`, in another type where it has another.
+#[cfg(feature = "model")]
 pub(crate) fn of_any_storage<'a, T: Number>(storage: &'a CpuStorage, layout: &Layout) -> Result<Cow<'a, [T]>> {
     Ok(match storage {
         CpuStorage::F64(_) => convert(of_storage::<f64>(storage, layout)?),
@@ -36,6 +41,7 @@ pub(crate) fn of_any_storage<'a, T: Number>(storage: &'a CpuStorage, layout: &La
 }
 
 /// Lends the numbers of a tensor to `read`, in another type where it has another.
+#[cfg(feature = "model")]
 pub(crate) fn with_any<T: Number, R>(tensor: &Tensor, read: impl FnOnce(&[T]) -> Result<R>) -> Result<R> {
     let tensor = tensor.contiguous()?;
     let (storage, layout) = tensor.storage_and_layout();
@@ -46,6 +52,7 @@ pub(crate) fn with_any<T: Number, R>(tensor: &Tensor, read: impl FnOnce(&[T]) ->
 }
 
 /// A tensor of the shape and the dtype of `like`, from numbers that may have another type.
+#[cfg(feature = "model")]
 pub(crate) fn like<T: Element + WithDType>(like: &Tensor, numbers: Vec<T>) -> Result<Tensor> {
     use candle_core::DType;
     fn whole<S: Element, T: Element + WithDType>(numbers: Vec<S>, like: &Tensor) -> Result<Tensor> {

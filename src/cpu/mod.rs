@@ -20,7 +20,7 @@ use crate::error::Result;
 use crate::moe::{GradientMode, MoeInput, MoeState, Routing, Upstream};
 use crate::parameters::Parameters;
 pub use gemm::Gemm;
-#[cfg(feature = "candle")]
+#[cfg(feature = "model")]
 use rayon::prelude::*;
 pub use scratch::Scratch;
 use std::borrow::Cow;
@@ -75,7 +75,7 @@ fn widen<T: Element>(narrow: &[T]) -> Cow<'_, [T::Wide]> {
 }
 
 /// Of a type in another one, on all threads; no copy where it is the same.
-#[cfg(feature = "candle")]
+#[cfg(feature = "model")]
 pub fn convert<S: Element, T: Element>(from: &[S]) -> Cow<'_, [T]> {
     const PART: usize = 1 << 16;
     if S::DTYPE == T::DTYPE {
