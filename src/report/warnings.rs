@@ -16,7 +16,7 @@ pub(super) fn of(model: &Model) -> Vec<Markup> {
     match (metrics.auc, interval(&metrics.intervals, "auc")) {
         (None, _) => all.push(html! { b { "No AUC. " } "The test images are all with glaucoma or all without." }),
         (Some(auc), Some([low, _])) if low <= 0.5 => all.push(html! {
-            b { "No better than chance. " } "The AUC is " (with_interval(Some(auc), interval(&metrics.intervals, "auc"))) ": 0.5 is a coin. Whatever gaps there are, they are those of a model that cannot tell."
+            b { "Perhaps no better than chance. " } "The AUC is " (with_interval(Some(auc), interval(&metrics.intervals, "auc"))) ": 0.5, a coin, is not ruled out. Gaps of a model that cannot tell mean nothing."
         }),
         (Some(auc), None) if auc <= 0.55 => all.push(html! { b { "Close to chance. " } "The AUC is " (figure(Some(auc))) "; 0.5 is a coin." }),
         _ => {}

@@ -21,7 +21,7 @@ pub(super) fn section(model: &Model, figures: &mut Figures) -> Option<Section> {
         @for (name, mixture) in &mixtures {
             h3 { (title(name)) @if !mixture.input.is_empty() { span class="quiet" { ", given " (plain(&mixture.input)) } } }
             div class="figures" {
-                (figures.show(load(name, mixture), &format!("Percent of what is kept. Alike for all experts would be {:.0}.", 100.0 / mixture.experts.max(1) as f64)))
+                (figures.show(load(name, mixture), &format!("Percent of what the experts get. Alike for all would be {:.0}.", 100.0 / mixture.experts.max(1) as f64)))
                 (figures.show(dispersion(name, mixture), "Variance of the gate’s weights: what the fairness loss wants alike for all groups."))
                 (numbers(name, mixture))
             }
@@ -77,9 +77,13 @@ fn heat(
     Heat { name: named(&name), title, about, over, columns, rows }.draw()
 }
 
+/// Where pairs go; or, where every expert keeps every row, whose word weighs how much.
 fn load(name: &str, mixture: &MixtureRouting) -> Figure {
-    let title = format!("Load of each expert: {}", title(name).to_lowercase());
-    heat(["load", name], title, "expert; percent of each row".into(), mixture, |load| &load.load, |v| format!("{:.0}", 100.0 * v))
+    let keeps_all = mixture.all.load.windows(2).all(|pair| pair[0] == pair[1]);
+    let (what, of): (&str, fn(&Load) -> &[f64]) =
+        if keeps_all { ("Weight", |load| &load.importance) } else { ("Load", |load| &load.load) };
+    let title = format!("{what} of each expert: {}", title(name).to_lowercase());
+    heat(["load", name], title, "expert; percent of each row".into(), mixture, of, |v| format!("{:.0}", 100.0 * v))
 }
 
 fn dispersion(name: &str, mixture: &MixtureRouting) -> Figure {
