@@ -282,6 +282,6 @@ mod tests {
         let at = rows.parameters(256);
         use Param::*;
         let weights = [GateFc1Weight, GateFc2Weight, ExpertsFc1Weight, ExpertsFc2Weight];
-        assert!(weights.into_iter().all(|p| at[p] % 16 == 0), "{at:?}");
+        assert!(weights.into_iter().all(|p| at[p].is_multiple_of(16)), "{at:?}");
     }
 }
