@@ -23,7 +23,8 @@ impl Scale {
     pub(in crate::report) fn new(low: f64, high: f64) -> Self {
         // Beyond this the difference of two values is no number.
         let [low, high] = [low, high].map(|v| v.clamp(-1e300, 1e300));
-        let high = if high > low { high } else { low + low.abs().max(1e-300) };
+        // And below this a tenth of it is none.
+        let high = if high - low > 1e-300 { high } else { low + low.abs().max(1e-300) };
         Self { low, high, from: 0.0, to: 1.0 }
     }
 
