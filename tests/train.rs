@@ -218,6 +218,22 @@ fn several_seeds_have_a_folder_each_and_a_summary() {
     assert_eq!(json(&out.join("paper/seed-8/settings.json"))["loss"]["lambda_dispersion"], 3.0);
 }
 
+/// The emulation computes a layer, not a model.
+#[test]
+fn devices_that_no_model_trains_on_are_refused() {
+    let no_gpu = if cfg!(feature = "candle-cuda") { "cuda:99" } else { "candle-cuda" };
+    for (device, word) in [("cuda:99", no_gpu), ("emulated:1@sm_80", "cpu or cuda[:N]"), ("tpu", "tpu")] {
+        for arguments in [["train", "--data", "d"], ["eval", "--data", "d"]] {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_fair-moe"));
+            let more: &[&str] = if arguments[0] == "eval" { &["--checkpoint", "c", "--out", "o"] } else { &[] };
+            let output = command.args(arguments).args(more).args(["--device", device]).output().unwrap();
+            let sentence = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(2), "{sentence}");
+            assert!(sentence.trim_end().lines().count() == 1 && sentence.contains(word), "{sentence}");
+        }
+    }
+}
+
 #[test]
 fn a_group_without_training_samples_is_refused_when_its_attribute_is_asked_for() {
     let folder = folder();

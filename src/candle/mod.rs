@@ -31,6 +31,26 @@ pub(crate) fn wrap(e: Error) -> candle_core::Error {
     candle_core::Error::msg(e)
 }
 
+/// Where candle has the tensors of a whole model, which is on the device of that name: `cpu` or `cuda[:N]`.
+///
+/// # Errors
+/// When the name is another, and as [`device`].
+pub fn device_named(name: &str) -> crate::Result<candle_core::Device> {
+    match name.split([':', '@']).next() {
+        Some("emulated") => Err(Error::config("the device of a model", "cpu or cuda[:N]", name)),
+        #[cfg(not(feature = "candle-cuda"))]
+        Some("cuda") => Err(no_gpu(name)),
+        _ => device(&name.parse()?),
+    }
+}
+
+/// Where candle has the tensors of a whole model, which is on the best device: the first GPU, else the CPU. Without the feature
+/// `candle-cuda` that is always the CPU.
+pub fn best_device() -> candle_core::Device {
+    let best = if cfg!(feature = "candle-cuda") { Device::best().0 } else { Device::cpu() };
+    device(&best).unwrap_or(candle_core::Device::Cpu)
+}
+
 /// Where candle has the tensors of what computes on that device: of a GPU in its memory, of the CPU and of an emulation in the host's.
 ///
 /// # Errors
@@ -40,7 +60,12 @@ pub fn device(device: &Device) -> crate::Result<candle_core::Device> {
     #[cfg(feature = "candle-cuda")]
     return Ok(candle_core::Device::new_cuda(number)?);
     #[cfg(not(feature = "candle-cuda"))]
-    Err(Error::Refused(format!(
-        "tensors on cuda:{number} need the feature `candle-cuda`, which this build does not have; the model trains on the CPU"
-    )))
+    Err(no_gpu(&format!("cuda:{number}")))
+}
+
+#[cfg(not(feature = "candle-cuda"))]
+fn no_gpu(name: &str) -> Error {
+    Error::Refused(format!(
+        "tensors on {name} need the feature `candle-cuda`, which this build does not have; the model trains on the CPU"
+    ))
 }

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::metrics::{self, Metrics};
 use crate::model::Encoded;
 use crate::train::{Examples, SavedModel, View};
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_pcg::Pcg64;
 use serde::{Deserialize, Serialize};
@@ -46,13 +46,13 @@ impl LinearProbe {
     /// Fits a head to a model's features of the training split, selects its epoch by validation AUC (the first of equals), measures it on
     /// the test split, and writes `metrics.json` and `predictions.csv` to the folder `out`.
     ///
-    /// Each image is encoded once, as zero-shot prediction sees it: no augmentation.
+    /// Each image is encoded once, on `device`, as zero-shot prediction sees it: no augmentation. The head is fitted on the CPU.
     ///
     /// # Errors
     /// When the model or the data cannot be read, a setting is out of range, or the folder cannot be written.
-    pub fn run(&self, checkpoint: &Path, data: &Path, out: &Path) -> Result<Metrics> {
+    pub fn run(&self, checkpoint: &Path, data: &Path, out: &Path, device: &Device) -> Result<Metrics> {
         self.head.check()?;
-        let model = SavedModel::load(checkpoint)?;
+        let model = SavedModel::load(checkpoint)?.on(device)?;
         let mut data = DataSet::open(data)?;
         let mut load =
             |split: Split| Known::of(self.features, &model, Examples::load(&mut data, split, model.card.clip.image, None)?);

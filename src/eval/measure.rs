@@ -8,16 +8,17 @@ use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use crate::metrics::{self, Bootstrap, Metrics};
 use crate::train::{Examples, SavedModel};
+use candle_core::Device;
 use serde::Serialize;
 use std::path::Path;
 
 /// Measures a saved model on the test split of a data set, with thresholds chosen on its validation split, and writes `metrics.json`,
-/// `predictions.csv`, and of a model with mixtures `routing.json`, to the folder `out`.
+/// `predictions.csv`, and of a model with mixtures `routing.json`, to the folder `out`. The model computes on `device`.
 ///
 /// # Errors
 /// When the model or the data cannot be read, or the folder cannot be written.
-pub fn evaluate(checkpoint: &Path, data: &Path, out: &Path) -> Result<Metrics> {
-    let model = SavedModel::load(checkpoint)?;
+pub fn evaluate(checkpoint: &Path, data: &Path, out: &Path, device: &Device) -> Result<Metrics> {
+    let model = SavedModel::load(checkpoint)?.on(device)?;
     let mut data = DataSet::open(data)?;
     let mut load = |split: Split| Examples::load(&mut data, split, model.card.clip.image, None);
     let (validation, test) = (load(Split::Validation)?, load(Split::Test)?);

@@ -9,7 +9,7 @@ use super::weights::Weights;
 use crate::candle::{FolInput, MoeRows, moe};
 use crate::config::MoeConfig;
 use crate::moe::{Layout, Moe};
-use candle_core::{DType, Result, Tensor, bail};
+use candle_core::{DType, Device, Result, Tensor, bail};
 
 /// candle spreads an operation of at least so many numbers over threads that spin while they wait, which costs more than it
 /// gains where several models train side by side; and what is smaller stays in the cache.
@@ -79,6 +79,17 @@ impl Clip {
     #[must_use]
     pub fn computing(self, dtype: DType) -> Self {
         Self { computing: dtype, ..self }
+    }
+
+    /// The same model with its parameters on that device of candle's, where it then computes.
+    ///
+    /// # Errors
+    /// When that has no room for them.
+    pub fn on(self, device: &Device) -> crate::Result<Self> {
+        if self.weights.device().same_device(device) {
+            return Ok(self);
+        }
+        Ok(Self { weights: self.weights.on(device)?, ..self })
     }
 
     /// The same model with its mixtures on that device, which takes their numbers from the host's memory and gives them back.

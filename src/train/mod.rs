@@ -2,6 +2,7 @@
 //!
 //! Seeds decide everything: parameters, the order of samples, and what a sample shows in each epoch. So a run that was killed and
 //! goes on gives the same bytes as one that was not; with another number of threads, candle's matrix products round otherwise.
+//! So do those of another kind of device: a run may go on there, but bytes are equal on one kind of device only.
 
 mod adam;
 mod cost;

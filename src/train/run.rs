@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::eval::measure;
 use crate::files::write_atomically;
 use crate::metrics::Metrics;
+use candle_core::Device;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -109,13 +110,14 @@ pub struct Outcome {
 const CONFIG: &str = "config.json";
 
 impl Run {
-    /// Does the run in the folder `out`, or, with `resume`, goes on with it. Small models train side by side, a thread each; of
-    /// large ones there is one in memory at a time.
+    /// Does the run in the folder `out` on a device of candle's (see [`crate::candle::device`]), or, with `resume`, goes on with it,
+    /// there or on another. On the CPU small models train side by side, a thread each; of large ones, and on a GPU, there is one in
+    /// memory at a time.
     ///
     /// # Errors
     /// When settings are out of range, `out` is used (or, with `resume`, holds another run), data cannot be read, a file cannot be
     /// written, or the loss is no longer a number.
-    pub fn run(&self, out: &Path, resume: bool) -> Result<Outcome> {
+    pub fn run(&self, out: &Path, resume: bool, device: &Device) -> Result<Outcome> {
         let arch = self.check()?;
         // A folder without a data set is refused before anything is written.
         let given = match &self.data {
@@ -140,15 +142,15 @@ impl Run {
             }
         }
         let side_by_side = match arch {
-            Arch::Tiny => std::thread::available_parallelism().map_or(1, usize::from).min(trainings.len()),
-            Arch::VitB16 | Arch::VitL14 => 1,
+            Arch::Tiny if device.is_cpu() => std::thread::available_parallelism().map_or(1, usize::from).min(trainings.len()),
+            _ => 1,
         };
         let (next, bars) = (AtomicUsize::new(0), MultiProgress::new());
         // Each thread takes the next training that nobody has taken.
         let work = || -> Result<Vec<(usize, Trained)>> {
             let mut done = vec![];
             while let Some((i, (settings, folder))) = take(&next, &trainings) {
-                done.push((i, one(settings, &data, folder.clone(), &bars)?));
+                done.push((i, one(settings, &data, folder.clone(), &bars, device)?));
             }
             Ok(done)
         };
@@ -255,10 +257,10 @@ fn take<'a, T>(next: &AtomicUsize, all: &'a [T]) -> Option<(usize, &'a T)> {
 }
 
 /// Trains and measures one model.
-fn one(settings: &Settings, data: &Data, folder: PathBuf, bars: &MultiProgress) -> Result<Trained> {
+fn one(settings: &Settings, data: &Data, folder: PathBuf, bars: &MultiProgress, device: &Device) -> Result<Trained> {
     let folder = Folder::new(folder)?;
     let clock = Clock::start(folder.cost());
-    let model = train(settings, data, &folder, &clock, &bars.add(bar(settings.preset.name())))?;
+    let model = train(settings, data, &folder, &clock, &bars.add(bar(settings.preset.name())), device)?;
     let metrics = measure(&model, &data.validation, &data.test, folder.path())?;
     let cost = clock.save()?;
     Ok(Trained { preset: settings.preset, seed: settings.training.seed, folder: folder.path().to_owned(), metrics, cost })

@@ -152,6 +152,14 @@ impl SavedModel {
         Ok((Self { card, clip, vocabulary }, tensors, state))
     }
 
+    /// The same model on that device, where it then computes.
+    ///
+    /// # Errors
+    /// As [`Clip::on`].
+    pub fn on(self, device: &Device) -> Result<Self> {
+        Ok(Self { clip: self.clip.on(device)?, ..self })
+    }
+
     /// Writes the model under Hugging Face's names.
     ///
     /// # Errors
@@ -162,7 +170,7 @@ impl SavedModel {
 
     /// Writes the model, or, with `state` and `others`, a checkpoint; whole or not at all.
     pub(super) fn save<S: Serialize>(&self, path: &Path, others: BTreeMap<String, Tensor>, state: Option<S>) -> Result<()> {
-        let mut tensors = self.clip.weights().export(|_, var| Ok(var.as_detached_tensor()))?;
+        let mut tensors = self.clip.weights().export(|_, var| Ok(var.as_detached_tensor().to_device(&Device::Cpu)?))?;
         tensors.extend(others);
         let ids = self.vocabulary.ids();
         if ids.iter().enumerate().any(|(row, &id)| row as u32 != id) {

@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::eval::validate;
 use crate::files::write_atomically;
 use crate::model::{Clip, ClipOutput};
+use candle_core::Device;
 use indicatif::ProgressBar;
 use std::collections::BTreeMap;
 
@@ -40,9 +41,16 @@ struct Trainer<'a> {
     clock: &'a Clock,
 }
 
-/// Trains a model in `folder`, from where its checkpoint stands or from its start; returns the selected model.
-pub(super) fn train(settings: &Settings, data: &Data, folder: &Folder, clock: &Clock, bar: &ProgressBar) -> Result<SavedModel> {
-    let mut trainer = Trainer::start(settings, data, folder, clock)?;
+/// Trains a model in `folder` on that device, from where its checkpoint stands or from its start; returns the selected model.
+pub(super) fn train(
+    settings: &Settings,
+    data: &Data,
+    folder: &Folder,
+    clock: &Clock,
+    bar: &ProgressBar,
+    device: &Device,
+) -> Result<SavedModel> {
+    let mut trainer = Trainer::start(settings, data, folder, clock, device)?;
     let steps = trainer.steps();
     let total = steps * settings.training.epochs as u64;
     bar.set_length(total);
@@ -63,24 +71,26 @@ pub(super) fn train(settings: &Settings, data: &Data, folder: &Folder, clock: &C
     }
     bar.finish();
     drop(trainer);
-    SavedModel::load(&folder.model())
+    SavedModel::load(&folder.model())?.on(device)
 }
 
 impl<'a> Trainer<'a> {
     /// From the last checkpoint, or from the start.
-    fn start(settings: &'a Settings, data: &'a Data, folder: &'a Folder, clock: &'a Clock) -> Result<Self> {
+    fn start(settings: &'a Settings, data: &'a Data, folder: &'a Folder, clock: &'a Clock, device: &Device) -> Result<Self> {
         write_json(&folder.settings(), settings)?;
         let path = folder.checkpoint();
         let new = |model: &SavedModel| Adam::new(settings.training.adam, &settings.training.trainable, model.clip.weights());
         let (model, adam, state) = if path.exists() {
             let (model, tensors, state) = SavedModel::with_state::<State>(&path)?;
             let state = state.ok_or_else(|| Error::file(&path, "this is a model, but not a checkpoint of its training"))?;
+            let model = model.on(device)?;
             let mut adam = new(&model)?;
             adam.import(&tensors, state.steps)?;
             (model, adam, state)
         } else {
             let (model, report) = SavedModel::start(settings, data.vocabulary.clone())?;
             report.map_or(Ok(()), |report| write_json(&folder.weights(), &report))?;
+            let model = model.on(device)?;
             let adam = new(&model)?;
             (model, adam, State::default())
         };
@@ -165,7 +175,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn checkpoint(&self) -> Result<()> {
-        self.model.save(&self.folder.checkpoint(), self.adam.export(), Some(&self.state))?;
+        self.model.save(&self.folder.checkpoint(), self.adam.export()?, Some(&self.state))?;
         self.clock.save().map(drop)
     }
 }

@@ -1,7 +1,9 @@
 //! `fair-moe eval`: how accurate and how fair a saved model is.
 
 use crate::output::say;
+use candle_core::Device;
 use fair_moe::Result;
+use fair_moe::candle::{best_device, device_named};
 use fair_moe::eval::{Features, HeadConfig, LinearProbe, evaluate};
 use fair_moe::train::comparison;
 use std::io::Write;
@@ -18,6 +20,10 @@ pub struct Args {
     /// Folder for metrics.json, predictions.csv, and of a model with mixtures routing.json.
     #[arg(long)]
     out: PathBuf,
+    /// Where to compute: cpu, or, in a build with the feature candle-cuda, cuda[:N] [default: the first GPU that such a build finds,
+    /// else cpu].
+    #[arg(long, value_parser = device_named)]
+    device: Option<Device>,
     /// Instead of asking the model which prompt is nearer, fit a head to its frozen features of the training split.
     #[arg(long)]
     linear_probe: bool,
@@ -33,11 +39,12 @@ pub struct Args {
 }
 
 pub fn run(args: Args, out: &mut dyn Write) -> Result<()> {
+    let device = args.device.unwrap_or_else(best_device);
     let metrics = if args.linear_probe {
         let head = HeadConfig { epochs: args.epochs, ..HeadConfig::default() };
-        LinearProbe { features: args.features, head, seed: args.seed }.run(&args.checkpoint, &args.data, &args.out)?
+        LinearProbe { features: args.features, head, seed: args.seed }.run(&args.checkpoint, &args.data, &args.out, &device)?
     } else {
-        evaluate(&args.checkpoint, &args.data, &args.out)?
+        evaluate(&args.checkpoint, &args.data, &args.out, &device)?
     };
     say!(out, "{}", comparison(&[("model", &metrics)]).trim_end())?;
     crate::report::write(&[args.out], out)

@@ -1,6 +1,8 @@
 //! `fair-moe train`: published models beside each other on one data set.
 
 use crate::output::{complain, say};
+use candle_core::{Device, DeviceLocation};
+use fair_moe::candle::{best_device, device_named};
 use fair_moe::train::{Arch, AttributeWeight, Preset, Run, Settings, Source, TextSource, comparison};
 use fair_moe::{Error, Result};
 use std::io::Write;
@@ -19,6 +21,10 @@ pub struct Args {
     /// Go on with the run that the folder holds.
     #[arg(long)]
     resume: bool,
+    /// Where to compute: cpu, or, in a build with the feature candle-cuda, cuda[:N] [default: the first GPU that such a build finds,
+    /// else cpu].
+    #[arg(long, value_parser = device_named)]
+    device: Option<Device>,
     /// The size of the models: tiny (64-pixel images, from scratch), vit-b16 or vit-l14 [default: tiny].
     #[arg(long, value_parser = named::<Arch>, conflicts_with = "config")]
     arch: Option<Arch>,
@@ -123,9 +129,14 @@ impl Args {
 pub fn run(args: Args, out: &mut dyn Write) -> Result<()> {
     let (folder, models) = (args.out(), args.models()?);
     let run = Run { data: args.data.data.map_or(DEMO, Source::Folder), models, seeds: args.seeds };
-    say!(out, "{}\n{}", folder.display(), run)?;
+    let device = args.device.unwrap_or_else(best_device);
+    let name = match device.location() {
+        DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+        _ => "cpu".to_owned(),
+    };
+    say!(out, "{}\n  {:<28} {name}\n{run}", folder.display(), "device")?;
     out.flush().map_err(crate::output::failed)?;
-    let outcome = run.run(&folder, args.resume)?;
+    let outcome = run.run(&folder, args.resume, &device)?;
     outcome.problems.iter().for_each(|problem| complain(format_args!("left out: {problem}")));
     let table = outcome.summary.map_or_else(
         || comparison(&outcome.models.iter().map(|model| (model.preset.name(), &model.metrics)).collect::<Vec<_>>()),
