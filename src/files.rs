@@ -38,6 +38,16 @@ pub fn write_atomically(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::R
     })
 }
 
+/// Writes a value as JSON, as [`write_atomically`] writes.
+///
+/// # Errors
+/// When the value cannot be told in JSON, or the file cannot be written.
+#[cfg(any(feature = "cli", feature = "model"))]
+pub fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| Error::file(path, e))?;
+    write_atomically(path, |file| writeln!(file, "{text}"))
+}
+
 /// Makes a folder by filling another beside it, and renaming that at the end. After an error nothing of it is left; a leftover of a
 /// killed process, `.NUMBER.partial`, is removed by the next try. What stands at `path` already must be an empty folder: it is
 /// replaced at the end, and stays what it is after an error.

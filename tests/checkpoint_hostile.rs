@@ -1,7 +1,7 @@
 //! Files of weights that are damaged, or made to harm: each is an error in a sentence, and nothing of it is executed.
 #![cfg(feature = "model")]
 
-use fair_moe::model::Checkpoint;
+use fair_moe::model::{Checkpoint, ClipConfig, TowerConfig};
 use std::io::{Cursor, Write};
 use std::path::Path;
 use zip::write::SimpleFileOptions;
@@ -48,6 +48,18 @@ fn tensor(elements: u8, offset: u8, shape: &[u8], strides: &[u8]) -> Vec<u8> {
     }
     p.extend(b"\x89ccollections\nOrderedDict\n)RtRs.");
     p
+}
+
+#[test]
+fn a_model_of_more_layers_or_numbers_than_can_be_is_refused_before_anything_is_made() {
+    let tiny = ClipConfig::tiny(20, 30);
+    let deep = |layers| ClipConfig { text: TowerConfig { layers, ..tiny.text }, ..tiny };
+    deep(1024).check().unwrap();
+    let error = deep(1025).check().unwrap_err().to_string();
+    assert!(error.contains("a tower's layers must be from 1 to 1024"), "{error}");
+    let wide = TowerConfig { width: 1 << 20, ..tiny.vision };
+    ClipConfig { image: 1 << 20, patch: 1 << 20, vision: wide, ..tiny }.check().unwrap_err();
+    ClipConfig { image: 1 << 20, patch: 1, vision: wide, ..tiny }.check().unwrap_err();
 }
 
 #[test]

@@ -46,6 +46,7 @@ fn every_number_type_that_numpy_writes() {
     assert_eq!(found(Split::Validation), [("00006", 0, [0, 0, 0, 0])]);
     // 00008 has an unknown ethnicity, which a test split leaves out.
     assert_eq!(found(Split::Test), [("00007", 1, [1, 0, 1, 1])]);
+    assert_eq!(Split::ALL.map(|split| set.left_out(split)), [0, 0, 1]);
     let pixels: Vec<f32> = (0..30).map(|i| (i * 7 % 251) as f32).collect();
     let whole = Image { height: 6, width: 5, pixels };
     for (i, image) in all_images(&set).into_iter().enumerate() {

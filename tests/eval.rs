@@ -169,6 +169,22 @@ fn a_prediction_is_the_softmax_of_an_images_cosines_with_the_prompts() {
 }
 
 #[test]
+fn a_folder_that_another_model_was_measured_into_keeps_nothing_of_it() {
+    let folder = trained();
+    let (plain, fair) = models(&folder);
+    let eval = |model: &Path| {
+        let file = model.join("model.safetensors");
+        fair_moe(&folder, &["eval", "--checkpoint", file.to_str().unwrap(), "--data", "data", "--out", "measured"]);
+    };
+    eval(&fair[0]);
+    assert!(folder.path().join("measured/routing.json").exists());
+    eval(&plain[0]);
+    assert!(!folder.path().join("measured/routing.json").exists());
+    let metrics: Metrics = json(&folder.path().join("measured/metrics.json"));
+    assert_eq!(metrics.left_out, [("Test".to_owned(), 0), ("Validation".to_owned(), 0)].into());
+}
+
+#[test]
 fn a_linear_probe_measures_what_features_tell() {
     let folder = trained();
     let model = models(&folder).1[0].join("model.safetensors");

@@ -5,7 +5,9 @@ mod support;
 
 use candle_core::{DType, Device, Tensor};
 use fair_moe::candle::{TensorGroups, fol};
-use fair_moe::model::{Clip, ClipConfig, ClipOutput, Mixtures, Preset, Subtract, TowerConfig, Weights};
+use fair_moe::model::{
+    Clip, ClipConfig, ClipOutput, GateChoice, GateRows, GateSet, GateValue, Mixtures, Preset, Subtract, TowerConfig, Weights,
+};
 use fair_moe::{Activation, Capacity, Fol, FolConfig};
 use std::collections::BTreeMap;
 use support::{Case, assert_close};
@@ -99,12 +101,17 @@ fn mixtures(case: &Case, preset: Preset, config: &ClipConfig, prune: bool) -> Mi
     let size = |key: &str| case.settings["config"][key].as_u64().unwrap() as usize;
     let mut mixtures = Mixtures::preset(preset, config, size("groups"));
     mixtures.prune = prune;
+    mixtures.route_padding = case.settings.get("route_padding").is_none_or(|v| v.as_bool().unwrap());
+    mixtures.feature_residual = case.flag("feature_residual");
     for (moe, capacity) in [(&mut mixtures.vision_token, "capacity_vision"), (&mut mixtures.text_token, "capacity_text")] {
-        (moe.experts.count, moe.top_k, moe.capacity) =
-            (size("experts"), case.size("top_k"), Capacity::Fixed(case.size(capacity)));
+        let capacity = case.settings[capacity].as_u64().map_or(Capacity::None, |rows| Capacity::Fixed(rows as usize));
+        (moe.experts.count, moe.top_k, moe.capacity) = (size("experts"), case.size("top_k"), capacity);
         assert_eq!(moe.experts.activation.name(), case.text("expert_activation"));
     }
-    assert_eq!(mixtures.subtract == Subtract::LayerInput, case.flag("subtract_input"));
+    match case.settings.get("subtract") {
+        Some(named) => mixtures.subtract = serde_json::from_value(named.clone()).unwrap(),
+        None => assert_eq!(mixtures.subtract == Subtract::LayerInput, case.flag("subtract_input")),
+    }
     mixtures
 }
 
@@ -142,7 +149,12 @@ fn step_agrees(preset: Preset, name: &str, prune: bool, bound: f64) {
     assert_close("loss", &values(&found.total), case.get("loss"), bound);
     assert_close("loss.clip", &[found.state().unwrap().terms.clip], case.get("loss.clip"), 1e-10);
 
-    let gradients = found.total.backward().unwrap();
+    gradients_agree(&clip, &found.total, &case, bound);
+}
+
+/// Every parameter's gradient of `total` is the recorded one.
+fn gradients_agree(clip: &Clip, total: &Tensor, case: &Case, bound: f64) {
+    let gradients = total.backward().unwrap();
     let gradients = clip
         .weights()
         .export(|name, var| Ok(gradients.get(var).unwrap_or_else(|| panic!("{name}: no gradient")).clone()))
@@ -156,6 +168,43 @@ fn step_agrees(preset: Preset, name: &str, prune: bool, bound: f64) {
         let error = norm(&error) / norm(want).max(1e-3 * largest);
         assert!(error <= bound, "d.{name}: relative L2 error {error:.3e} is above {bound:.1e}");
     }
+}
+
+/// Axes that no preset has: what the loss reads of the gates is a setting too, and the batch's own variance is all of it here.
+fn axes_agree(name: &str, of: GateValue, rows: GateRows) {
+    let case = Case::load(name);
+    assert_eq!(
+        (serde_json::to_value(of).unwrap(), serde_json::to_value(rows).unwrap()),
+        (case.settings["of"].clone(), case.settings["rows"].clone())
+    );
+    let config = config(&case);
+    for prune in [true, false] {
+        let mixtures = mixtures(&case, Preset::Paper, &config, prune);
+        let weights = Weights::import(&config, Some(&mixtures), DType::F64, &tensors(&case)).unwrap();
+        let clip = Clip::new(config, Some(&mixtures), weights).unwrap();
+        let out = clip.forward(&tensor(&case, "image"), &ids(&case, "ids")).unwrap();
+        assert_close("image_embeds", &values(&out.image.embedding), case.get("image_embeds"), 1e-10);
+        assert_close("text_embeds", &values(&out.text.embedding), case.get("text_embeds"), 1e-10);
+        for (name, gate) in gates(&out) {
+            assert_close(name, &gate, case.get(name), 1e-10);
+        }
+        let variance =
+            FolConfig { lambda_distance: 0.0, lambda_dispersion: 0.0, lambda_batch_variance: 1.0, ..FolConfig::paper() };
+        let input = out.loss_input(&GateChoice { gates: GateSet::All, of, rows }).unwrap();
+        let found = fol(&Fol::new(variance).unwrap(), &input, TensorGroups::Separate(&[])).unwrap();
+        assert_close("loss", &values(&found.total), case.get("loss"), 1e-10);
+        gradients_agree(&clip, &found.total, &case, 1e-10);
+    }
+}
+
+#[test]
+fn no_residual_no_routed_padding_and_the_variance_of_selected_rows_agree_with_the_recorded_case() {
+    axes_agree("axes_no_residual", GateValue::Weights, GateRows::Selected);
+}
+
+#[test]
+fn no_routed_padding_and_the_variance_of_probabilities_agree_with_the_recorded_case() {
+    axes_agree("axes_probabilities", GateValue::Probabilities, GateRows::NotPadding);
 }
 
 #[test]

@@ -217,6 +217,29 @@ fn the_same_files_give_the_same_bytes() {
 }
 
 #[test]
+fn drawings_of_an_earlier_report_go_and_files_of_others_stay() {
+    let (_above, first) = folder("paper", &[]);
+    report::write(&first).unwrap();
+    let many = written(&first).len();
+    fs::remove_file(first.join("routing.json")).unwrap();
+    report::write(&first).unwrap();
+    let few = written(&first).len();
+    assert!(few < many, "{few} of {many}");
+    fs::write(first.join("figures/mine.svg"), "<svg/>").unwrap();
+    report::write(&first).unwrap();
+    assert_eq!(written(&first).len(), few + 1);
+}
+
+#[test]
+fn who_was_left_out_is_told() {
+    let (_above, folder) = folder("paper", &[]);
+    let told = || whole(&page(&report::write(&folder).unwrap()));
+    assert!(!told().contains("Not among them"));
+    edit(&folder.join("metrics.json"), |text| text.replacen('{', r#"{"left_out": {"Validation": 3, "Test": 7},"#, 1));
+    assert!(told().contains("Not among them are 7 test images of which race, gender, ethnicity or language is unknown."));
+}
+
+#[test]
 fn a_plain_clip_has_no_routing_and_a_bare_folder_still_a_report() {
     let (_above, clip) = folder("clip", &["routing.json"]);
     let html = page(&report::write(&clip).unwrap());

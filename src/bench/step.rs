@@ -4,20 +4,22 @@ use super::{Cost, Part, Pass, Stage, Work};
 use crate::candle::{TensorGroups, fol};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::fol::{Fol, FolConfig};
-use crate::model::{Clip, ClipConfig, Mixtures, Preset, Weights};
-use crate::train::{Adam, AdamConfig, Module};
+use crate::fol::Fol;
+use crate::model::{Clip, ClipConfig, GateChoice, Mixtures, Weights};
+use crate::train::{Adam, Arch, Module, Preset, Settings};
 use candle_core::backprop::GradStore;
 use candle_core::{DType as Number, Device, Tensor};
 
 /// Groups of the attribute, as race has.
 const GROUPS: usize = 3;
 
-/// The model of preset `paper` with fresh parameters in f32, a batch, and what the parts leave to each other.
+/// The model of preset `paper` with fresh parameters in f32, a batch that is its own groups, and what the parts leave to each other.
 pub struct StepWork {
     clip: Clip,
     adam: Adam,
+    moving: usize,
     loss: Fol,
+    gates: GateChoice,
     pixels: Tensor,
     ids: Vec<Vec<u32>>,
     groups: Vec<i64>,
@@ -32,10 +34,12 @@ impl StepWork {
     /// When memory runs out.
     pub fn new(samples: usize, dtype: DType, prune: bool) -> Result<Self> {
         let config = ClipConfig::vit_b16();
-        let mixtures = Mixtures { prune, ..Mixtures::preset(Preset::Paper, &config, GROUPS) };
+        let Settings { training, loss, .. } = Settings::of(Preset::Paper, Arch::VitB16);
+        let mixtures = Mixtures { prune, ..Mixtures::preset(crate::model::Preset::Paper, &config, GROUPS) };
         let weights = Weights::init(&config, Some(&mixtures), Number::F32, 1)?;
-        let decay = AdamConfig { betas: [0.9, 0.98], epsilon: 1e-6, decay: 0.1, decoupled: true };
-        let adam = Adam::new(decay, &Module::ALL, &weights)?;
+        let adam = Adam::new(training.adam, &training.trainable, &weights)?;
+        let moves = |name: &str| training.trainable.contains(&Module::of(name));
+        let moving = weights.iter().filter(|(name, _)| moves(name)).map(|(_, var)| var.elem_count()).sum();
         let computing = match dtype {
             DType::F64 => Number::F64,
             DType::F32 => Number::F32,
@@ -49,18 +53,19 @@ impl StepWork {
         let token = |b: usize, t: usize| if t == 40 + b % 20 { 49407 } else { ((b * 977 + t * 131) % 49000) as u32 };
         let ids = (0..samples).map(|b| (0..config.context).map(|t| token(b, t)).collect()).collect();
         let groups = (0..samples).map(|b| (b % GROUPS) as i64).collect();
-        Ok(Self { clip, adam, loss: Fol::new(FolConfig::paper())?, pixels, ids, groups, total: None, gradients: None })
+        let (loss, gates) = (Fol::new(loss.config())?, loss.choice());
+        Ok(Self { clip, adam, moving, loss, gates, pixels, ids, groups, total: None, gradients: None })
     }
 
     /// How many parameters it trains.
     pub fn parameters(&self) -> usize {
-        self.clip.weights().iter().map(|(_, var)| var.elem_count()).sum()
+        self.moving
     }
 
     fn forward(&mut self) -> Result<()> {
         let out = self.clip.forward(&self.pixels, &self.ids)?;
         let groups = TensorGroups::Ids { ids: &self.groups, count: GROUPS };
-        self.total = Some(fol(&self.loss, &out.loss_input(&Preset::Paper.gates())?, groups)?.total);
+        self.total = Some(fol(&self.loss, &out.loss_input(&self.gates)?, groups)?.total);
         Ok(())
     }
 }
@@ -89,10 +94,11 @@ impl Work for StepWork {
 
     /// Of the towers' products alone; Adam reads four numbers of each parameter and writes three.
     fn cost(&self, (stage, pass): Part) -> Cost {
-        let (config, parameters) = (self.clip.config(), self.parameters() as f64);
         if stage == Stage::Adam {
-            return Cost { flops: 0.0, bytes: 28.0 * parameters };
+            return Cost { flops: 0.0, bytes: 28.0 * self.moving as f64 };
         }
+        let config = self.clip.config();
+        let parameters = self.clip.weights().iter().map(|(_, var)| var.elem_count()).sum::<usize>() as f64;
         let tower = |tokens: usize, width: usize, layers: usize| {
             let (rows, width, layers) = ((tokens * self.ids.len()) as f64, width as f64, layers as f64);
             2.0 * rows * width * (width * (12.0 * layers - 8.0) + 2.0 * layers * tokens as f64)

@@ -30,6 +30,7 @@ impl fmt::Display for Problem {
 pub struct DataSet {
     folders: [PathBuf; 3],
     samples: [Vec<Sample>; 3],
+    left_out: [usize; 3],
     problems: Vec<Problem>,
 }
 
@@ -44,13 +45,13 @@ impl DataSet {
     pub fn open(root: impl AsRef<Path>) -> Result<Self> {
         let layout = Layout::find(root.as_ref())?;
         let mut notes = notes::by_file(&layout.notes);
-        let (mut samples, mut problems) = ([vec![], vec![], vec![]], vec![]);
+        let (mut samples, mut left_out, mut problems) = ([vec![], vec![], vec![]], [0; 3], vec![]);
         for split in Split::ALL {
             let (folder, files) = (&layout.folders[split as usize], layout.files(split)?);
             let read: Vec<_> = files.par_iter().map(|file| read_sample(&folder.join(file), file)).collect();
             for (file, sample) in files.into_iter().zip(read) {
                 match sample {
-                    Ok(sample) if split != Split::Training && sample.groups.contains(&-1) => {}
+                    Ok(sample) if split != Split::Training && sample.groups.contains(&-1) => left_out[split as usize] += 1,
                     Ok(sample) => samples[split as usize].push(Sample { note: notes.remove(stem(&file)), ..sample }),
                     Err(why) => problems.push(Problem { file: format!("{split}/{file}"), why }),
                 }
@@ -60,12 +61,17 @@ impl DataSet {
                 return Err(Error::file(folder, format!("this folder holds no sample that can be used{first}")));
             }
         }
-        Ok(Self { folders: layout.folders, samples, problems })
+        Ok(Self { folders: layout.folders, samples, left_out, problems })
     }
 
     /// The samples of a split.
     pub fn samples(&self, split: Split) -> &[Sample] {
         &self.samples[split as usize]
+    }
+
+    /// How many samples the split is without because an attribute of theirs is unknown.
+    pub fn left_out(&self, split: Split) -> usize {
+        self.left_out[split as usize]
     }
 
     /// The files that were left out because something is wrong with them.

@@ -2,7 +2,7 @@
 
 use super::BATCH;
 use super::head::{Head, HeadConfig};
-use super::measure::{record, settings};
+use super::measure::{About, left_out, record, settings};
 use super::predictions::Predictions;
 use crate::data::{DataSet, Split, truncate_note_to};
 use crate::error::{Error, Result};
@@ -59,12 +59,13 @@ impl LinearProbe {
         let [training, validation, test] = [load(Split::Training)?, load(Split::Validation)?, load(Split::Test)?];
         std::fs::create_dir_all(out).map_err(|e| Error::file(out, e))?;
         let (epoch, head) = self.select(&training, &validation)?;
+        let left_out = left_out(&validation.examples, &test.examples);
         let [validation, test] = [validation, test].map(|known| Predictions {
             probability: head.probabilities(&known.features),
             ..Predictions::of(&known.examples.samples, vec![])
         });
         let how = serde_json::json!({ "model": settings(&model.card.settings)?, "linear_probe": settings(self)?, "selected_epoch": epoch });
-        record(&test, &validation, how, out)
+        record(&test, &validation, About { left_out, settings: how, routing: None }, out)
     }
 
     /// The head of the epoch, counted from 1, with the highest validation AUC.

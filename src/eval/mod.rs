@@ -9,6 +9,7 @@ mod routing;
 mod tally;
 mod zero_shot;
 
+pub(crate) use compare::mean_and_sd;
 pub use compare::{Compared, Comparison, Difference, Figure, compare};
 pub use head::{Head, HeadConfig};
 pub use linear_probe::{Features, LinearProbe};

@@ -72,6 +72,9 @@ pub struct Metrics {
     pub intersections: BTreeMap<String, AttributeMetrics>,
     /// What thresholds chosen on other samples do to each attribute's groups, by the attribute's and the choice's name.
     pub thresholds: BTreeMap<String, BTreeMap<String, ThresholdChoice>>,
+    /// How many samples each split is without because an attribute of theirs is unknown, by the split's name.
+    #[serde(default)]
+    pub left_out: BTreeMap<String, usize>,
     /// The settings of the model that is measured.
     pub settings: serde_json::Value,
 }

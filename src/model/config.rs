@@ -2,7 +2,7 @@
 
 use super::gates::{GateChoice, GateRows, GateSet, GateValue};
 use crate::config::Activation;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, product};
 use crate::fol::FolConfig;
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
@@ -88,6 +88,8 @@ impl ClipConfig {
     /// Names the first size that is out of its range.
     pub fn check(&self) -> Result<()> {
         const LARGEST: usize = 1 << 20;
+        // Each has some sixteen parameters of its own.
+        const MOST_LAYERS: usize = 1024;
         let sizes = [self.image, self.patch, self.context, self.vocabulary, self.embed];
         let towers = [self.vision, self.text];
         let all = sizes.into_iter().chain(towers.into_iter().flat_map(|t| [t.width, t.layers, t.heads]));
@@ -98,10 +100,15 @@ impl ClipConfig {
             return Err(Error::config("the image's side", format!("a multiple of the patch's, {}", self.patch), self.image));
         }
         for tower in towers {
+            if tower.layers > MOST_LAYERS {
+                return Err(Error::config("a tower's layers", format!("from 1 to {MOST_LAYERS}"), tower.layers));
+            }
             if !tower.width.is_multiple_of(tower.heads) {
                 return Err(Error::config("a tower's width", format!("a multiple of its {} heads", tower.heads), tower.width));
             }
         }
+        product("the patch embedding", &[self.vision.width, 3, self.patch, self.patch])?;
+        product("the positions of an image", &[self.image_tokens(), self.vision.width])?;
         Ok(())
     }
 }

@@ -53,6 +53,21 @@ impl Figures {
         self.0.push(figure);
         shown
     }
+
+    /// Removes the drawings of an earlier report; files of others stay.
+    fn clear_others(&self, drawings: &Path) -> Result<()> {
+        let fault = |e: std::io::Error| Error::file(drawings, e);
+        for entry in std::fs::read_dir(drawings).map_err(fault)? {
+            let path = entry.map_err(fault)?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let is_ours = |name: &str| self.0.iter().any(|figure| figure.name == name);
+            let is_stale = name.strip_suffix(".svg").is_some_and(|name| !is_ours(name));
+            if is_stale && std::fs::read_to_string(&path).is_ok_and(|text| Figure::wrote(&text)) {
+                std::fs::remove_file(&path).map_err(|e| Error::file(&path, e))?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A table that scrolls within itself where it is wider than the page. The caption names it.
@@ -75,6 +90,7 @@ impl Page {
         for figure in &figures.0 {
             write_atomically(&drawings.join(format!("{}.svg", figure.name)), |file| file.write_all(figure.file().as_bytes()))?;
         }
+        figures.clear_others(&drawings)?;
         let path = folder.join("report.html");
         write_atomically(&path, |file| file.write_all(self.render().into_string().as_bytes()))?;
         Ok(path)

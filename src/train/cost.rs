@@ -1,7 +1,7 @@
 //! What a training took: the one file that differs from run to run.
 
-use super::folder::write_json;
 use crate::error::Result;
+use crate::files::write_json;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;

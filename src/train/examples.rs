@@ -13,6 +13,8 @@ use std::path::Path;
 /// One split of a data set.
 pub(crate) struct Examples {
     pub samples: Vec<Sample>,
+    /// As [`DataSet::left_out`].
+    pub left_out: usize,
     /// Each image [side, side] in steps of grey.
     images: Vec<Vec<u8>>,
     side: usize,
@@ -45,7 +47,7 @@ impl Examples {
     /// image cannot be read are left out.
     pub fn load(data: &mut DataSet, split: Split, side: usize, cache: Option<&Path>) -> Result<Self> {
         let images = data.grey_images(split, side, cache)?;
-        Ok(Self { samples: data.samples(split).to_vec(), images, side })
+        Ok(Self { samples: data.samples(split).to_vec(), left_out: data.left_out(split), images, side })
     }
 
     /// Every sample as it is, in order.

@@ -1,8 +1,6 @@
 //! The files of one model's training.
 
 use crate::error::{Error, Result};
-use crate::files::write_atomically;
-use serde::Serialize;
 use std::path::{Path, PathBuf};
 
 /// Their folder.
@@ -52,10 +50,4 @@ impl Folder {
     pub fn cost(&self) -> PathBuf {
         self.0.join("cost.json")
     }
-}
-
-/// Writes a value as JSON.
-pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
-    let text = serde_json::to_string_pretty(value).map_err(|e| Error::file(path, e))?;
-    write_atomically(path, |file| writeln!(file, "{text}"))
 }

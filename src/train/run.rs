@@ -2,7 +2,7 @@
 
 use super::cost::{Clock, Cost};
 use super::examples::Examples;
-use super::folder::{Folder, write_json};
+use super::folder::Folder;
 use super::settings::{Arch, Preset, Settings};
 use super::summary::Summary;
 use super::texts::Vocabulary;
@@ -10,7 +10,7 @@ use super::trainer::{Data, train};
 use crate::data::{DataSet, MakeConfig, Problem, Split, make};
 use crate::error::{Error, Result};
 use crate::eval::measure;
-use crate::files::write_atomically;
+use crate::files::{write_atomically, write_json};
 use crate::metrics::Metrics;
 use candle_core::Device;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};

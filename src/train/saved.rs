@@ -4,7 +4,7 @@ use super::settings::{Arch, Precision, Preset, Settings};
 use super::texts::Vocabulary;
 use crate::data::{ATTRIBUTES, GROUP_NAMES};
 use crate::error::{Error, Result};
-use crate::model::{Checkpoint, Clip, ClipConfig, ExpertsFrom, LoadReport, Weights, read_tensors, write_tensors};
+use crate::model::{Checkpoint, Clip, ClipConfig, LoadReport, Weights, read_tensors, write_tensors};
 use candle_core::{DType, Device, Tensor};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -122,18 +122,7 @@ impl SavedModel {
         let card =
             if file.text().is_empty() { Card::foreign(&file)? } else { describe::<Value>(file.text()).map_err(|e| bad(&e))?.0 };
         let mixtures = card.settings.mixtures(&card.clip)?;
-        let (weights, report) = Weights::from_checkpoint(
-            &card.clip,
-            mixtures.as_ref(),
-            DType::F32,
-            &file,
-            ExpertsFrom::Fresh,
-            card.settings.training.seed,
-        )?;
-        if let Some(name) = report.lacks().next() {
-            let count = report.lacks().count();
-            return Err(bad(&format_args!("{count} of its parameters are missing or have another shape, such as {name}")));
-        }
+        let (weights, report) = Weights::whole(&card.clip, mixtures.as_ref(), DType::F32, &file)?;
         let ids = file.shape(TOKENS).map(|_| file.tensor(TOKENS)).transpose()?;
         let vocabulary = vocabulary(&card.clip, ids.as_ref()).map_err(|e| bad(&e))?;
         let clip = card.build(weights)?;

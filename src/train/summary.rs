@@ -3,6 +3,7 @@
 use super::run::Trained;
 use super::settings::Preset;
 use super::table::rows;
+use crate::eval::mean_and_sd;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,21 +20,18 @@ pub struct Summary {
 /// A figure over several seeds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Figure {
-    /// Over the seeds in which it is defined.
+    /// Over all seeds; none unless it is defined in each.
     pub mean: Option<f64>,
-    /// Its standard deviation (n - 1); none for fewer than two.
+    /// Its standard deviation (n - 1); none of one seed.
     pub sd: Option<f64>,
     /// In how many seeds it is defined.
     pub seeds: usize,
 }
 
 impl Figure {
-    fn of(values: &[f64]) -> Self {
-        let n = values.len() as f64;
-        let mean = values.iter().sum::<f64>() / n;
-        let square: f64 = values.iter().map(|v| (v - mean) * (v - mean)).sum();
-        let defined = |least: usize, value: f64| (values.len() >= least).then_some(value);
-        Self { mean: defined(1, mean), sd: defined(2, (square / (n - 1.0)).sqrt()), seeds: values.len() }
+    fn of(values: &[Option<f64>]) -> Self {
+        let (mean, sd) = mean_and_sd(values);
+        Self { mean, sd, seeds: values.iter().flatten().count() }
     }
 }
 
@@ -50,7 +48,7 @@ impl Summary {
             let own: Vec<_> = models.iter().filter(|model| model.preset == preset).collect();
             let Some(first) = own.first() else { continue };
             let figure = |row: super::table::Row| {
-                let values: Vec<f64> = own.iter().filter_map(|model| (row.figure)(&model.metrics)).collect();
+                let values: Vec<_> = own.iter().map(|model| (row.figure)(&model.metrics)).collect();
                 (row.name, Figure::of(&values))
             };
             summary.models.insert(preset.name().into(), rows(&first.metrics).into_iter().map(figure).collect());
@@ -89,10 +87,10 @@ mod tests {
     /// As NumPy's `mean` and `std` with `ddof=1`.
     #[test]
     fn mean_and_deviation_are_those_of_a_sample() {
-        let figure = Figure::of(&[0.7, 0.8, 0.75, 0.6]);
+        let figure = Figure::of(&[0.7, 0.8, 0.75, 0.6].map(Some));
         approx::assert_abs_diff_eq!(figure.mean.unwrap(), 0.7125, epsilon = 1e-12);
         approx::assert_abs_diff_eq!(figure.sd.unwrap(), 0.085_391_256_382_996_66, epsilon = 1e-12);
-        assert_eq!(Figure::of(&[0.5]), Figure { mean: Some(0.5), sd: None, seeds: 1 });
-        assert_eq!(Figure::of(&[]), Figure { mean: None, sd: None, seeds: 0 });
+        assert_eq!(Figure::of(&[Some(0.5)]), Figure { mean: Some(0.5), sd: None, seeds: 1 });
+        assert_eq!(Figure::of(&[Some(0.5), None]), Figure { mean: None, sd: None, seeds: 1 });
     }
 }

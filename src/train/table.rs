@@ -31,7 +31,7 @@ pub(super) fn rows(of: &Metrics) -> Vec<Row> {
             let name = named(&format!("AUC {group} ({positives} of {samples})"));
             rows.push(row(name, Box::new(move |m| *m.attributes.get(attribute)?.group_auc.get(group)?)));
         }
-        rows.push(row(named("AUC, best less worst"), Box::new(move |m| gap(m, attribute))));
+        rows.push(row(named("AUC, best less worst"), Box::new(move |m| m.attributes.get(attribute)?.auc_gap)));
     }
     rows
 }
@@ -50,11 +50,4 @@ pub fn comparison(models: &[(&str, &Metrics)]) -> String {
         line(&row.name, models.iter().map(|(_, metrics)| cell(metrics)).collect());
     }
     table
-}
-
-/// The largest less the smallest defined AUC of an attribute's groups.
-fn gap(metrics: &Metrics, attribute: &str) -> Option<f64> {
-    let aucs: Vec<f64> = metrics.attributes.get(attribute)?.group_auc.values().filter_map(|auc| *auc).collect();
-    let best = aucs.iter().copied().reduce(f64::max)?;
-    Some(best - aucs.into_iter().reduce(f64::min)?)
 }

@@ -3,7 +3,7 @@
 use super::adam::Adam;
 use super::cost::Clock;
 use super::examples::{Examples, View};
-use super::folder::{Folder, write_json};
+use super::folder::Folder;
 use super::groups::GroupLoader;
 use super::log::{Epoch, State, Sums};
 use super::objective::{Loss, Objective, StepGroups, Terms};
@@ -13,7 +13,7 @@ use super::start::Start;
 use super::texts::Vocabulary;
 use crate::error::{Error, Result};
 use crate::eval::validate;
-use crate::files::write_atomically;
+use crate::files::{write_atomically, write_json};
 use crate::model::{Clip, ClipOutput};
 use candle_core::Device;
 use indicatif::ProgressBar;

@@ -1,4 +1,4 @@
-"""Writes the recorded cases clip_*.safetensors and step_*.safetensors of the sizes below beside this file: whole models at the edge of
+"""Writes the recorded cases clip_*.safetensors, step_*.safetensors and axes_*.safetensors of the sizes below beside this file: whole models at the edge of
 what a model takes (one head and several, one block, one patch, no capacity, one expert, groups of different sizes), computed by
 PyTorch's autograd in f64 from the dense statement: every expert on every row, masks do the routing.
 
@@ -24,7 +24,7 @@ class Model:
     """A CLIP with random parameters named as in Hugging Face's CLIPModel, and the four mixtures where `moe` holds their settings."""
 
     def __init__(self, config, moe, seed):
-        self.config, self.moe, self.w = config, moe, {}
+        self.config, self.moe, self.w, self.probabilities = config, moe, {}, {}
         self.generator = torch.Generator().manual_seed(seed)
         for tower, tokens in (("vision", (config["image"] // config["patch"]) ** 2 + 1), ("text", config["context"])):
             D, layers, name = config[f"{tower}_width"], config[f"{tower}_layers"], f"{tower}_model"
@@ -84,8 +84,13 @@ class Model:
             y = y + weights[..., e, None] * down
         return y
 
-    def tower(self, tower, h):
-        """h [B, T, D] -> the last hidden layer, and the final weights [T, B, E] of the mixture in the last block."""
+    def subtract(self):
+        return self.moe.get("subtract") or ("layer-input" if self.moe["subtract_input"] else "nothing")
+
+    def tower(self, tower, h, routed=None):
+        """h [B, T, D] -> the last hidden layer, and the final weights [T, B, E] of the mixture in the last block.
+
+        `routed` [B, T]: 1.0 where a token takes part in routing, 0.0 where it does not; none: all do."""
         config, weights, name = self.config, None, f"{tower}_model"
         heads, layers = config[f"{tower}_heads"], config[f"{tower}_layers"]
         for l in range(layers):
@@ -97,9 +102,11 @@ class Model:
             h = h + self.project(mixed, f"{block}.self_attn.out_proj")
             x = self.normalise(h, f"{block}.layer_norm2")
             if self.moe and l + 1 == layers:
-                weights = self.route(self.scores(x, f"{block}.mlp", F.relu), self.moe[f"capacity_{tower}"])
+                scores = self.scores(x, f"{block}.mlp", F.relu)
+                weights = self.route(scores if routed is None else scores * routed[..., None], self.moe[f"capacity_{tower}"])
                 y = self.experts(x, f"{block}.mlp", weights)
-                h, weights = h + (y - x if self.moe["subtract_input"] else y), weights.transpose(0, 1)
+                stays = {"nothing": h, "layer-input": h - x, "block-input": 0.0}[self.subtract()]
+                h, weights, self.probabilities[tower] = stays + y, weights.transpose(0, 1), scores
             else:
                 h = h + self.project(quick_gelu(self.project(x, f"{block}.mlp.fc1")), f"{block}.mlp.fc2")
         return h, weights
@@ -122,15 +129,17 @@ class Model:
         h, image_token = self.tower("vision", h)
         image_embeds = self.project(self.normalise(h[:, 0], "vision_model.post_layernorm"), "visual_projection")
         h = w["text_model.embeddings.token_embedding.weight"][ids] + w["text_model.embeddings.position_embedding.weight"]
-        h, text_token = self.tower("text", h)
+        text_rows = (torch.arange(config["context"]) <= ids.argmax(-1, keepdim=True)).double()
+        h, text_token = self.tower("text", h, None if not self.moe or self.moe.get("route_padding", True) else text_rows)
         h = self.normalise(h, "text_model.final_layer_norm")
         text_embeds = self.project(h[torch.arange(B), ids.argmax(-1)], "text_projection")
         gates = {}
         if self.moe:
             image_feature = self.scores(image_embeds, "vision_feature_moe", quick_gelu)
             text_feature = self.scores(text_embeds, "text_feature_moe", quick_gelu)
-            image_embeds = self.experts(image_embeds, "vision_feature_moe", image_feature)
-            text_embeds = self.experts(text_embeds, "text_feature_moe", text_feature)
+            stays = float(self.moe.get("feature_residual", False))
+            image_embeds = stays * image_embeds + self.experts(image_embeds, "vision_feature_moe", image_feature)
+            text_embeds = stays * text_embeds + self.experts(text_embeds, "text_feature_moe", text_feature)
             gates = {"image_token": image_token, "text_token": text_token, "image_feature": image_feature, "text_feature": text_feature}
         image_embeds, text_embeds = F.normalize(image_embeds, dim=-1), F.normalize(text_embeds, dim=-1)
         out = {"image_embeds": image_embeds, "text_embeds": text_embeds, "logits": w["logit_scale"].exp() * image_embeds @ text_embeds.T}
@@ -226,6 +235,28 @@ def step(name, preset, config, samples, groups, **settings):
     save(f"step_{name}", settings, model.w | {"image": image, "ids": ids} | inputs | results)
 
 
+def axes(name, config, samples, of, rows, **settings):
+    """A model on axes of which no preset has all: outputs, and the dispersion of the gates that a loss reads, with gradients."""
+    model = Model(config, settings, seed=sum(map(ord, name)))
+    image, ids = model.batch(samples)
+    out = model.forward(image, ids)
+    tokens = {side: out[f"gate.{side}_token"].transpose(0, 1) for side in ("image", "text")}
+    kept = {"image": torch.ones(tokens["image"].shape[:2]).bool(), "text": torch.arange(ids.shape[1]) <= ids.argmax(-1, keepdim=True)}
+    if rows == "selected":
+        kept = {side: weights.sum(-1) > 0 for side, weights in tokens.items()}
+    if of == "probabilities":
+        tokens = {"image": model.probabilities["vision"], "text": model.probabilities["text"]}
+    gates = [tokens["image"][kept["image"]], out["gate.image_feature"], tokens["text"][kept["text"]], out["gate.text_feature"]]
+    variances = [gate.var(0) for gate in gates]
+    loss = cross_entropy(out["logits"]) - sum(v.mean() for v in variances)
+    loss.backward()
+    names = ("image_token", "image_feature", "text_token", "text_feature")
+    results = out | {f"variance.{n}": v for n, v in zip(names, variances)} | {"loss": loss.reshape(1)}
+    results |= {f"d.{n}": torch.zeros_like(p) if p.grad is None else p.grad for n, p in model.w.items()}
+    settings |= {"kind": "model_axes", "config": config, "of": of, "rows": rows, "subtract_input": False}
+    save(f"axes_{name}", settings, model.w | {"image": image, "ids": ids} | results)
+
+
 clip("one_patch", config(7, 7, (5, 1, 1), 9, 40, (12, 2, 3), 10), samples=3)
 step(
     "uneven_groups", "paper", config(8, 4, (12, 2, 3), 7, 30, (10, 1, 1), 9, experts=5, groups=4), samples=5, groups=[2, 3, 6, 4],
@@ -236,4 +267,13 @@ step(
     "one_expert", "authors", config(10, 5, (8, 1, 2), 5, 30, (9, 2, 3), 6, experts=1, groups=2), samples=4, groups=[3, 7],
     top_k=1, capacity_vision=1, capacity_text=None, expert_activation="silu", subtract_input=True, lambda_distance=1e-3,
     lambda_dispersion=1.0,
+)  # fmt: skip
+SMALL = config(8, 4, (8, 2, 2), 7, 30, (8, 2, 1), 6, experts=4, groups=3)
+axes(
+    "no_residual", SMALL, samples=4, of="weights", rows="selected", top_k=2, capacity_vision=2, capacity_text=2,
+    expert_activation="quick_gelu", subtract="block-input", route_padding=False, feature_residual=True,
+)  # fmt: skip
+axes(
+    "probabilities", SMALL, samples=4, of="probabilities", rows="not-padding", top_k=2, capacity_vision=None, capacity_text=1,
+    expert_activation="quick_gelu", subtract="layer-input", route_padding=False, feature_residual=False,
 )  # fmt: skip

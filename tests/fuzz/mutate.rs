@@ -18,12 +18,14 @@ pub enum Format {
 }
 
 /// Numbers at the edge of something, as a file may spell them.
-const NUMBERS: [&str; 12] = [
+const NUMBERS: [&str; 14] = [
     "0",
     "1",
     "-1",
     "255",
+    "1024",
     "65536",
+    "1048576",
     "2147483648",
     "4294967296",
     "9223372036854775807",

@@ -43,7 +43,7 @@ pub fn all(folder: &Path) -> Vec<Reader> {
     });
     let run = trained(folder);
     let models = ["clip/model", "paper/checkpoint"].map(|file| fs::read(run.join(file).with_extension("safetensors")).unwrap());
-    let archives = ["checkpoint_views.pth", "checkpoint_views_protocol4.pth", "checkpoint_openai.pt"];
+    let archives = ["checkpoint_views.pth", "checkpoint_views_protocol4.pth", "checkpoint_openai.pt", "checkpoint_fairmoe.pth"];
     let archives = archives.iter().map(|name| fs::read(recorded(name)).unwrap()).collect();
     let [npz_path, notes_path, summary_path] =
         [sets[0].join("Training/data_00001.npz"), sets[1].join("gpt4_summarized_notes.csv"), sets[2].join("data_summary.csv")];
@@ -58,16 +58,18 @@ pub fn all(folder: &Path) -> Vec<Reader> {
         reader("notes", Format::Plain, table("gpt4_summarized_notes.csv"), notes_path, Box::new(data_set), 4 * MIB),
         reader("summary", Format::Plain, table("data_summary.csv"), summary_path, Box::new(data_set), 4 * MIB),
         reader("case", Format::Safetensors, safetensors(0, 60_000), folder.join("case"), Box::new(case), 64 * MIB),
+        // A whole model.
+        reader("clip case", Format::Safetensors, safetensors(474_000, 475_000), folder.join("clip"), Box::new(case), 64 * MIB),
         reader(
             "checkpoint",
             Format::Safetensors,
-            safetensors(400_000, 500_000),
+            [safetensors(400_000, 500_000), files(&recorded("checkpoint_huggingface"), "safetensors")].concat(),
             folder.join("weights"),
             Box::new(checkpoint),
             4 * MIB,
         ),
         reader("archive", Format::Zip, archives, folder.join("archive"), Box::new(checkpoint), 16 * MIB),
-        reader("model", Format::Safetensors, models.to_vec(), folder.join("model"), Box::new(model), 16 * MIB),
+        reader("model", Format::Safetensors, models.to_vec(), folder.join("model"), Box::new(model), 32 * MIB),
         reader("text", Format::Plain, texts(), folder.join("text"), Box::new(text), 4 * MIB),
     ]
 }
@@ -127,6 +129,7 @@ fn case(path: &Path) {
 
 fn checkpoint(path: &Path) {
     let Ok(checkpoint) = Checkpoint::open(path) else { return };
+    let _ = (checkpoint.config(), SavedModel::load(path));
     for name in checkpoint.names() {
         let _ = checkpoint.tensor(name);
     }

@@ -5,7 +5,7 @@ use fair_moe::bench::{
     Ceilings, DeviceLayer, DeviceLoss, LayerWork, LossWork, Measurement, Shape, StepWork, cpu_name, instruction_sets, measure,
     peak_memory,
 };
-use fair_moe::files::write_atomically;
+use fair_moe::files::write_json;
 use fair_moe::gpu::driver::Facts;
 use fair_moe::{DType, Device, Element, Error, Result};
 use half::{bf16, f16};
@@ -131,7 +131,7 @@ fn run_in<T: Element>(args: &Args, out: &mut dyn Write) -> Result<()> {
         let name = if args.unpruned { "vit-b16-step-unpruned" } else { "vit-b16-step" };
         show(name, 0, measure(&mut step, Duration::from_secs(1))?, out)?;
         let memory = peak_memory().map_or("unknown".into(), |bytes| format!("{:.2} GB", bytes as f64 / 1e9));
-        say!(out, "{} parameters, peak memory {memory}", step.parameters())?;
+        say!(out, "{} parameters that are trained, peak memory {memory}", step.parameters())?;
     } else {
         for shape in &args.shape {
             let (pairs, found) = measured::<T>(shape, samples, &device)?;
@@ -139,9 +139,7 @@ fn run_in<T: Element>(args: &Args, out: &mut dyn Write) -> Result<()> {
         }
     }
     let Some(path) = &args.json else { return Ok(()) };
-    let report = Report { machine, results };
-    let text = serde_json::to_string_pretty(&report).map_err(|why| Error::file(path, why))?;
-    write_atomically(path, |file| writeln!(file, "{text}"))
+    write_json(path, &Report { machine, results })
 }
 
 /// P, and what was found of every part.

@@ -1,10 +1,10 @@
 //! `fair-moe compare`: measured models beside each other.
 
 use crate::output::say;
+use fair_moe::Result;
 use fair_moe::eval::compare;
-use fair_moe::files::write_atomically;
+use fair_moe::files::write_json;
 use fair_moe::metrics::Bootstrap;
-use fair_moe::{Error, Result};
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -22,8 +22,7 @@ pub struct Args {
 pub fn run(args: Args, out: &mut dyn Write) -> Result<()> {
     let comparison = compare(&args.runs, &Bootstrap::default())?;
     if let Some(path) = &args.json {
-        let text = serde_json::to_string_pretty(&comparison).map_err(|e| Error::file(path, e))?;
-        write_atomically(path, |file| writeln!(file, "{text}"))?;
+        write_json(path, &comparison)?;
     }
     say!(out, "{}", comparison.to_string().trim_end())
 }

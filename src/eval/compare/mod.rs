@@ -116,12 +116,7 @@ struct Column {
 
 impl Column {
     fn figure(&self, bootstrap: &Bootstrap) -> Figure {
-        let defined: Option<Vec<f64>> = self.values.iter().copied().collect();
-        let mean = mean(self.values.iter().copied());
-        let sd = defined.zip(mean).filter(|(values, _)| values.len() > 1).map(|(values, mean)| {
-            let squares = values.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>();
-            (squares / (values.len() - 1) as f64).sqrt()
-        });
+        let (mean, sd) = mean_and_sd(&self.values);
         Figure { mean, sd, interval: bootstrap.interval(self.resampled.iter().copied()), values: self.values.clone() }
     }
 
@@ -129,16 +124,21 @@ impl Column {
         let less = |(a, b): (Option<f64>, Option<f64>)| Some(a? - b?);
         let pairs = self.resampled.iter().copied().zip(other.resampled.iter().copied());
         Difference {
-            mean: less((mean(self.values.iter().copied()), mean(other.values.iter().copied()))),
+            mean: less((mean_and_sd(&self.values).0, mean_and_sd(&other.values).0)),
             interval: bootstrap.interval(pairs.map(less)),
         }
     }
 }
 
-/// None unless all are defined.
-fn mean(values: impl ExactSizeIterator<Item = Option<f64>>) -> Option<f64> {
+/// Over several runs the mean and the standard deviation (n - 1); no mean unless all are defined, no deviation of one.
+pub(crate) fn mean_and_sd(values: &[Option<f64>]) -> (Option<f64>, Option<f64>) {
+    let Some(values) = values.iter().copied().collect::<Option<Vec<f64>>>().filter(|values| !values.is_empty()) else {
+        return (None, None);
+    };
     let n = values.len() as f64;
-    Some(values.sum::<Option<f64>>()? / n)
+    let mean = values.iter().sum::<f64>() / n;
+    let squares: f64 = values.iter().map(|v| (v - mean) * (v - mean)).sum();
+    (Some(mean), (values.len() > 1).then(|| (squares / (n - 1.0)).sqrt()))
 }
 
 /// Every section of a model's figures.

@@ -42,10 +42,29 @@ impl Weights {
         experts_from: ExpertsFrom,
         seed: u64,
     ) -> Result<(Self, LoadReport)> {
+        Self::load(config, mixtures, dtype, &Loader { checkpoint, experts_from: Some(experts_from) }, seed)
+    }
+
+    /// [`Weights::from_checkpoint`] of a file that must hold every parameter; nothing is made before that is known.
+    pub(crate) fn whole(
+        config: &ClipConfig,
+        mixtures: Option<&Mixtures>,
+        dtype: DType,
+        checkpoint: &Checkpoint,
+    ) -> Result<(Self, LoadReport)> {
+        Self::load(config, mixtures, dtype, &Loader { checkpoint, experts_from: None }, 0)
+    }
+
+    fn load(
+        config: &ClipConfig,
+        mixtures: Option<&Mixtures>,
+        dtype: DType,
+        loader: &Loader<'_>,
+        seed: u64,
+    ) -> Result<(Self, LoadReport)> {
         let plan = plan(config, mixtures)?;
-        let loader = Loader { checkpoint, experts_from };
         let report = loader.report(&plan)?;
-        report.check(&checkpoint.path)?;
+        report.check(&loader.checkpoint.path)?;
         let read = |(name, kind): (&String, &Kind)| {
             let tensor = loader.read(&report, name, kind, seed, dtype)?;
             Ok((name.clone(), Var::from_tensor(&tensor)?))
@@ -57,7 +76,8 @@ impl Weights {
 
 struct Loader<'a> {
     checkpoint: &'a Checkpoint,
-    experts_from: ExpertsFrom,
+    /// What experts start from where the file has none; none: a mixture may lack nothing either.
+    experts_from: Option<ExpertsFrom>,
 }
 
 impl Loader<'_> {
@@ -93,6 +113,7 @@ impl Loader<'_> {
 
     /// What a parameter of a mixture starts from where the file has none that fits.
     fn substitute(&self, mixture: &str, param: Param, moe: &MoeConfig) -> Result<Instead> {
+        let Some(experts_from) = self.experts_from else { return Ok(Instead::Nothing) };
         let (map, shape) = match param {
             Param::ExpertsFc1Weight | Param::SharedFc1Weight => ("fc1.weight", vec![moe.experts.width, moe.width]),
             Param::ExpertsFc1Bias | Param::SharedFc1Bias => ("fc1.bias", vec![moe.experts.width]),
@@ -104,7 +125,7 @@ impl Loader<'_> {
         let Some((tower, replaced)) = mixture.strip_suffix(".mlp").and_then(|block| block.rsplit_once('.')) else {
             return Ok(Instead::Fresh);
         };
-        let source = match self.experts_from {
+        let source = match experts_from {
             ExpertsFrom::Fresh => return Ok(Instead::Fresh),
             ExpertsFrom::Replaced => format!("{tower}.{replaced}.mlp.{map}"),
             ExpertsFrom::Layer(layer) => format!("{tower}.{layer}.mlp.{map}"),

@@ -27,3 +27,66 @@ pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal
 pub(super) fn unit(x: &Tensor) -> Result<Tensor> {
     x.broadcast_div(&x.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{Device, Var};
+
+    /// Numbers in ±1, others for each `start`.
+    fn var(start: f64, shape: &[usize]) -> Var {
+        let numbers: Vec<f64> = (0..shape.iter().product()).map(|i| (start + 1.7 * i as f64).sin()).collect();
+        Var::from_tensor(&Tensor::from_vec(numbers, shape, &Device::Cpu).unwrap()).unwrap()
+    }
+
+    fn numbers(tensor: &Tensor) -> Vec<f64> {
+        tensor.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    /// Both operations say the same of these inputs, and give each the same gradient.
+    #[track_caller]
+    fn agree(inputs: &[&Var], fused: impl Fn() -> Result<Tensor>, plain: impl Fn() -> Result<Tensor>) {
+        let near = |a: &Tensor, b: &Tensor| {
+            assert_eq!(a.dims(), b.dims());
+            let pairs = numbers(a).into_iter().zip(numbers(b));
+            pairs.for_each(|(a, b)| assert!((a - b).abs() <= 1e-12 * (1.0 + b.abs()), "{a} and {b}"));
+        };
+        let (fused, plain) = (fused().unwrap(), plain().unwrap());
+        near(&fused, &plain);
+        let upstream = var(0.3, plain.dims());
+        let [fused, plain] = [fused, plain].map(|y| (y * upstream.as_tensor()).unwrap().sum_all().unwrap().backward().unwrap());
+        for input in inputs {
+            let (fused, plain) = (fused.get(input).unwrap(), plain.get(input).unwrap());
+            near(fused, plain);
+            assert!(numbers(plain).iter().any(|g| *g != 0.0));
+        }
+    }
+
+    #[test]
+    fn norms_are_the_same_on_every_device() {
+        let (x, weight, bias) = (var(1.0, &[2, 5, 6]), var(2.0, &[6]), var(3.0, &[6]));
+        agree(&[&x, &weight, &bias], || fused::layer_norm(&x, &weight, &bias), || plain::layer_norm(&x, &weight, &bias));
+    }
+
+    #[test]
+    fn linear_maps_are_the_same_on_every_device() {
+        let (x, weight, bias) = (var(1.0, &[2, 5, 6]), var(2.0, &[7, 6]), var(3.0, &[7]));
+        for act in Activation::ALL.map(Some).into_iter().chain([None]) {
+            let bias_too = Some(bias.as_tensor());
+            agree(
+                &[&x, &weight, &bias],
+                || fused::linear(&x, act, &weight, bias_too),
+                || plain::linear(&x, act, &weight, bias_too),
+            );
+            agree(&[&x, &weight], || fused::linear(&x, act, &weight, None), || plain::linear(&x, act, &weight, None));
+        }
+    }
+
+    #[test]
+    fn attention_is_the_same_on_every_device() {
+        let [q, k, v] = [1.0, 2.0, 3.0].map(|start| var(start, &[2, 5, 6]));
+        for (heads, causal) in [(1, false), (2, false), (3, true), (6, true)] {
+            agree(&[&q, &k, &v], || fused::attention(&q, &k, &v, heads, causal), || plain::attention(&q, &k, &v, heads, causal));
+        }
+    }
+}

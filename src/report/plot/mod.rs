@@ -74,6 +74,11 @@ impl Figure {
         };
         file.into_string() + "\n"
     }
+
+    /// Whether a file is such a drawing.
+    pub(super) fn wrote(file: &str) -> bool {
+        file.starts_with(r#"<svg xmlns="http://www.w3.org/2000/svg" class="figure" viewBox=""#)
+    }
 }
 
 /// A length to a hundredth, as short as it can be written.

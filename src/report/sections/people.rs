@@ -1,5 +1,6 @@
 //! On whom it was measured.
 
+use crate::data::Split;
 use crate::report::input::Model;
 use crate::report::page::{Section, table};
 use crate::report::words::{capital, count, percent, thousands};
@@ -8,6 +9,7 @@ use maud::{Markup, html};
 pub(super) fn section(model: &Model) -> Section {
     let metrics = &model.metrics;
     let (samples, positives) = (metrics.samples, metrics.positives);
+    let left_out = metrics.left_out.get(&Split::Test.to_string()).copied().unwrap_or(0);
     let rows = html! {
         thead {
             tr {
@@ -34,6 +36,10 @@ pub(super) fn section(model: &Model) -> Section {
         p {
             "Measured on " (count(samples, "test image", "test images")) ", none of which the model was trained on: "
             (thousands(positives)) " with glaucoma and " (thousands(samples.saturating_sub(positives))) " without."
+            @if left_out > 0 {
+                " Not among them " (if left_out == 1 { "is " } else { "are " }) (count(left_out, "test image", "test images"))
+                " of which race, gender, ethnicity or language is unknown."
+            }
         }
         (table("Images by group", "“Small” marks a group with so few images that what it shows is mostly chance.", rows))
     };
