@@ -127,6 +127,7 @@ fn what_is_written_has_the_promised_shape() {
     let out = folder.path().join("out");
     let more = ["--epochs", "1", "--text", "note", "--preset", "clip", "--preset", "authors", "--preset", "fairclip-paper"];
     let more = [&more[..], &["--attribute", "gender", "--attribute", "race=0.5", "--set", "loss.gate_ce_weight=0.1"]].concat();
+    let more = [&more[..], &["--lambda-dispersion", "2e-4"]].concat();
     succeeded(train(folder.path(), "out", &more).output().unwrap());
     for model in ["clip", "authors", "fairclip-paper"] {
         let out = out.join(model);
@@ -146,9 +147,20 @@ fn what_is_written_has_the_promised_shape() {
         assert_eq!(epoch["batch_variance"].as_f64().unwrap() < 0.0, model == "authors");
         // A group's distance is told even where nothing makes it smaller.
         assert!(epoch["groups"]["race"]["White"]["distance"].as_f64().unwrap() > 0.0);
+        assert!(epoch["warnings"].as_object().unwrap().is_empty(), "{epoch}");
         assert!(epoch["validation_es_auc"].as_object().unwrap().keys().eq(["gender", "race"]));
         let settings = json(&out.join("settings.json"));
         assert_eq!((&settings["preset"], &settings["attributes"][1]["weight"]), (&model.into(), &0.5.into()));
+        // The published code has one weight for both dispersions; the others have one of them, or none.
+        let weights = ["lambda_dispersion", "lambda_batch_variance"].map(|name| settings["loss"][name].as_f64().unwrap());
+        let want = if model == "authors" {
+            [2e-4; 2]
+        } else if model == "clip" {
+            [0.0; 2]
+        } else {
+            [2e-4, 0.0]
+        };
+        assert_eq!(weights, want);
         let start = json(&out.join("start.json"));
         let terms = start["terms"].as_object().unwrap();
         let shares: f64 = terms.values().map(|term| term["share"].as_f64().unwrap()).sum();
@@ -185,6 +197,87 @@ fn training_starts_from_a_files_weights() {
 }
 
 #[test]
+fn the_kept_model_is_that_of_the_epoch_with_the_highest_figure_on_the_split_that_chooses() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    for data in ["data", "swapped"] {
+        make(path.join(data), &MakeConfig { samples: 240, bias: 1.0, seed: 3 }).unwrap();
+    }
+    // What is measured on this one's test split is what chose on the other's validation split.
+    for (from, to) in [("Test", "kept"), ("Validation", "Test"), ("kept", "Validation")] {
+        std::fs::rename(path.join("swapped").join(from), path.join("swapped").join(to)).unwrap();
+    }
+    let mut best_is_last = vec![];
+    for (split, data) in [("val", "swapped"), ("test", "data")] {
+        for (by, of) in [("auc", "/auc"), ("es-auc", "/attributes/gender/es_auc")] {
+            let out = format!("{split}-{by}");
+            let settings = [format!("training.select_split={split}"), format!("training.select_by={by}")];
+            let more = ["--epochs", "4", "--preset", "clip", "--attribute", "gender", "--rate", "0.003"];
+            let more = [&more[..], &["--set", &settings[0], "--set", &settings[1]]].concat();
+            succeeded(train(path, &out, &more).output().unwrap());
+            let log = std::fs::read_to_string(path.join(&out).join("clip/log.jsonl")).unwrap();
+            let figure = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["selection"].as_f64().unwrap();
+            let figures: Vec<f64> = log.lines().map(figure).collect();
+            let best = figures.iter().copied().fold(0.0, f64::max);
+            assert!(figures.iter().any(|figure| *figure < best), "{figures:?} do not choose");
+            best_is_last.push(figures[3] == best);
+            let mut eval = Command::new(env!("CARGO_BIN_EXE_fair-moe"));
+            let checkpoint = format!("{out}/clip/model.safetensors");
+            let measured = format!("{out}-measured");
+            eval.current_dir(path).args(["eval", "--checkpoint", &checkpoint, "--data", data, "--out", &measured]);
+            succeeded(eval.output().unwrap());
+            let measured = json(&path.join(measured).join("metrics.json"));
+            let found = measured.pointer(of).unwrap().as_f64().unwrap();
+            assert!((found - best).abs() < 1e-12, "{split} {by}: {found} is not the best of {figures:?}");
+        }
+    }
+    assert!(best_is_last.contains(&false), "the last epoch was the best of all");
+}
+
+/// Puts another note in the place of the first sample's.
+fn rewrite_note(folder: &Path, note: &str) {
+    let table = folder.join("data/gpt-4_summarized_notes.csv");
+    let text = std::fs::read_to_string(&table).unwrap();
+    let mut lines: Vec<&str> = text.lines().collect();
+    let row = format!("data_00001.npz,,{note}");
+    lines[1] = &row;
+    std::fs::write(&table, lines.join("\n")).unwrap();
+}
+
+#[test]
+fn changed_notes_are_told_on_resume_and_with_weights() {
+    let folder = folder();
+    let path = folder.path();
+    let more = ["--epochs", "1", "--preset", "clip"];
+    succeeded(train(path, "first", &more).output().unwrap());
+    rewrite_note(path, "Paciente de 52 años.");
+    let sentence = refused(train(path, "first", &[&more[..], &["--resume"]].concat()).output().unwrap());
+    assert!(sentence.contains("checkpoint.safetensors") && sentence.contains("no longer those"), "{sentence}");
+    rewrite_note(path, "a word never seen: cataract");
+    let weights = [&more[..], &["--weights", "first/clip/model.safetensors"]].concat();
+    let sentence = refused(train(path, "second", &weights).output().unwrap());
+    assert!(sentence.contains("model.safetensors") && sentence.contains("other tokens"), "{sentence}");
+    assert!(!path.join("second").exists());
+}
+
+#[test]
+fn notes_that_are_too_long_are_refused_as_published_or_cut_with_a_warning() {
+    let folder = folder();
+    let path = folder.path();
+    // Each digit is a token.
+    rewrite_note(path, &"1 ".repeat(85));
+    for preset in ["authors", "fairclip"] {
+        let sentence = refused(train(path, preset, &["--epochs", "1", "--preset", preset]).output().unwrap());
+        assert!(sentence.contains("1 training notes have more than 77 tokens"), "{sentence}");
+        assert!(!path.join(preset).exists());
+    }
+    let cut = ["--epochs", "1", "--preset", "fairclip", "--set", "data.long_notes=cut"];
+    succeeded(train(path, "cut", &cut).output().unwrap());
+    let warnings = json(&path.join("cut/fairclip/start.json"))["warnings"].to_string();
+    assert!(warnings.contains("1 training notes have more than 77 tokens and lose their end"), "{warnings}");
+}
+
+#[test]
 fn a_model_that_computes_in_bf16_learns_much_as_in_f32() {
     let folder = folder();
     let epochs = ["f32", "bf16"].map(|precision| {
@@ -206,6 +299,7 @@ fn several_seeds_have_a_folder_each_and_a_summary() {
     let folder = folder();
     let out = folder.path().join("out");
     let more = ["--epochs", "1", "--preset", "paper", "--seeds", "2", "--seed", "7", "--set", "loss.lambda_dispersion=3"];
+    let more = [&more[..], &["--batch", "2"]].concat();
     let table = succeeded(train(folder.path(), "out", &more).output().unwrap());
     assert!(table.contains("mean ± sd of 2 seeds"), "{table}");
     let aucs = [7, 8].map(|seed| json(&out.join(format!("paper/seed-{seed}/metrics.json")))["auc"].as_f64().unwrap());
@@ -216,6 +310,12 @@ fn several_seeds_have_a_folder_each_and_a_summary() {
     assert!((auc["sd"].as_f64().unwrap() - (aucs[0] - aucs[1]).abs() / 2f64.sqrt()).abs() < 1e-12);
     assert_eq!(json(&out.join("paper/seed-8/settings.json"))["training"]["seed"], 8);
     assert_eq!(json(&out.join("paper/seed-8/settings.json"))["loss"]["lambda_dispersion"], 3.0);
+    // Two samples lack one of three groups in each step.
+    let warnings = &json(&out.join("paper/seed-8/log.jsonl"))["warnings"];
+    let steps: u64 =
+        (0..3).map(|i| warnings[format!("race: group {i} has no samples and is left out")].as_u64().unwrap_or(0)).sum();
+    assert!((21..=42).contains(&steps), "{warnings}");
+    assert!(json(&out.join("paper/seed-8/start.json"))["warnings"].to_string().contains("has no samples"));
 }
 
 /// The emulation computes a layer, not a model.
@@ -245,6 +345,7 @@ fn a_group_without_training_samples_is_refused_when_its_attribute_is_asked_for()
         let more = ["--preset", preset, "--attribute", "language", "--epochs", "1"];
         let sentence = refused(train(folder.path(), preset, &more).output().unwrap());
         assert!(sentence.contains("no training sample has the language Spanish"), "{sentence}");
+        assert!(!folder.path().join(preset).exists());
     }
     // A plain CLIP asks for no group.
     succeeded(train(folder.path(), "clip", &["--preset", "clip", "--attribute", "language", "--epochs", "1"]).output().unwrap());
@@ -259,7 +360,15 @@ fn bad_input_gives_one_sentence_and_no_output() {
     assert!(refused(bare.output().unwrap()).contains("nowhere"));
     assert!(!path.join("a").exists());
     refused(train(path, "data/data_summary.csv/b", &[]).output().unwrap());
-    for (option, value) in [("--attribute", "shoe size"), ("--batch", "0"), ("--rate", "NaN"), ("--lambda-distance", "inf")] {
+    for (option, value) in [
+        ("--attribute", "shoe size"),
+        ("--batch", "0"),
+        ("--rate", "NaN"),
+        ("--lambda-distance", "inf"),
+        ("--weights", "absent.pt"),
+        ("--set", "model.feature_top_k=9"),
+        ("--set", "arch=vit-b16"),
+    ] {
         refused(train(path, "c", &[option, value]).output().unwrap());
         assert!(!path.join("c").exists(), "{option} {value} left something behind");
     }

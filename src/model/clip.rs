@@ -1,7 +1,7 @@
 //! The two towers, and what they say of a batch.
 
 use super::config::{ClipConfig, TowerConfig};
-use super::gates::{GateChoice, GateScores, GateSet, Gates};
+use super::gates::{GateChoice, GateName, GateScores, Gates};
 use super::mixtures::{Mixtures, Subtract};
 use super::ops::{linear, unit};
 use super::tower::{TokenMixture, Tower};
@@ -301,15 +301,14 @@ impl ClipOutput {
     /// # Errors
     /// When rows must be chosen by weights that cannot be read.
     pub fn loss_input(&self, choice: &GateChoice) -> Result<FolInput> {
-        let sides: &[&Encoded] = match choice.gates {
-            GateSet::All => &[&self.image, &self.text],
-            GateSet::Text => &[&self.text],
-        };
         let mut gates = vec![];
-        for side in sides {
-            if let Some(both) = &side.gates {
-                gates.extend(both.chosen(choice, side.text_rows.as_deref())?);
-            }
+        for name in GateName::ALL.iter().filter(|name| choice.gates.contains(name)) {
+            let side = if GateName::TEXT.contains(name) { &self.text } else { &self.image };
+            let Some(both) = &side.gates else { continue };
+            gates.push(match name {
+                GateName::ImageToken | GateName::TextToken => both.token(choice, side.text_rows.as_deref())?,
+                GateName::ImageFeature | GateName::TextFeature => both.feature(choice),
+            });
         }
         Ok(FolInput { similarity: self.cosine.clone(), scale: self.scale.clone(), gates })
     }

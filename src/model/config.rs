@@ -1,6 +1,6 @@
 //! What a model is: the sizes of its two towers, and whose Fair-MoE it follows.
 
-use super::gates::{GateChoice, GateRows, GateSet, GateValue};
+use super::gates::{GateChoice, GateName, GateRows, GateValue};
 use crate::config::Activation;
 use crate::error::{Error, Result, product};
 use crate::fol::FolConfig;
@@ -135,8 +135,8 @@ impl Preset {
     /// What its loss reads of the gates.
     pub fn gates(self) -> GateChoice {
         match self {
-            Preset::Paper => GateChoice { gates: GateSet::All, of: GateValue::Weights, rows: GateRows::NotPadding },
-            Preset::Authors => GateChoice { gates: GateSet::Text, of: GateValue::Weights, rows: GateRows::All },
+            Preset::Paper => GateChoice { gates: GateName::ALL.to_vec(), of: GateValue::Weights, rows: GateRows::NotPadding },
+            Preset::Authors => GateChoice { gates: GateName::TEXT.to_vec(), of: GateValue::Weights, rows: GateRows::All },
         }
     }
 }

@@ -26,24 +26,35 @@ pub struct Gates {
 }
 
 /// What the loss reads of the gates.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GateChoice {
-    /// Whose gates.
-    pub gates: GateSet,
+    /// Whose gates; the order does not matter.
+    pub gates: Vec<GateName>,
     /// What of them.
     pub of: GateValue,
     /// Which rows of the token mixtures.
     pub rows: GateRows,
 }
 
-/// Some of the four mixtures.
+/// One of the four mixtures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum GateSet {
-    /// All four: image token, image feature, text token, text feature, in this order.
-    All,
-    /// The text's token and feature mixture.
-    Text,
+#[serde(rename_all = "snake_case")]
+pub enum GateName {
+    /// The image tower's token mixture.
+    ImageToken,
+    /// The mixture behind the image's projection.
+    ImageFeature,
+    /// The text tower's token mixture.
+    TextToken,
+    /// The mixture behind the text's projection.
+    TextFeature,
+}
+
+impl GateName {
+    /// All of them, in the order in which the loss reads them.
+    pub const ALL: [GateName; 4] = [GateName::ImageToken, GateName::ImageFeature, GateName::TextToken, GateName::TextFeature];
+    /// The text's.
+    pub const TEXT: [GateName; 2] = [GateName::TextToken, GateName::TextFeature];
 }
 
 /// A tensor of [`GateScores`].
@@ -69,8 +80,8 @@ pub enum GateRows {
 }
 
 impl Gates {
-    /// The token's and the feature's gate as the loss reads them; `text_rows` [B·T] is true where there is no padding.
-    pub(super) fn chosen(&self, choice: &GateChoice, text_rows: Option<&[bool]>) -> Result<[GateTensor; 2]> {
+    /// The token's gate as the loss reads it; `text_rows` [B·T] is true where there is no padding.
+    pub(super) fn token(&self, choice: &GateChoice, text_rows: Option<&[bool]>) -> Result<GateTensor> {
         let row_mask = match choice.rows {
             GateRows::All => None,
             GateRows::NotPadding => text_rows.map(<[bool]>::to_vec),
@@ -79,17 +90,23 @@ impl Gates {
                 Some(taken.to_vec1::<f64>()?.iter().map(|&weight| weight > 0.0).collect())
             }
         };
-        let of = |scores: &GateScores| match choice.of {
-            GateValue::Weights => scores.weights.clone(),
-            GateValue::Probabilities => scores.probabilities.clone(),
-        };
-        let layout = Layout::SamplesFirst;
-        let token = GateTensor { weights: of(&self.token), layout, row_mask };
-        Ok([token, GateTensor { weights: of(&self.feature), layout, row_mask: None }])
+        Ok(GateTensor { weights: self.token.of(choice.of), layout: Layout::SamplesFirst, row_mask })
+    }
+
+    /// The feature's gate as the loss reads it.
+    pub(super) fn feature(&self, choice: &GateChoice) -> GateTensor {
+        GateTensor { weights: self.feature.of(choice.of), layout: Layout::SamplesFirst, row_mask: None }
     }
 }
 
 impl GateScores {
+    fn of(&self, value: GateValue) -> Tensor {
+        match value {
+            GateValue::Weights => self.weights.clone(),
+            GateValue::Probabilities => self.probabilities.clone(),
+        }
+    }
+
     /// The scores of a few samples each, behind each other.
     pub(super) fn join(parts: &[Self]) -> Result<Self> {
         let all = |of: fn(&Self) -> &Tensor| Tensor::cat(&parts.iter().map(of).collect::<Vec<_>>(), 0);

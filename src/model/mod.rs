@@ -18,7 +18,7 @@ pub use checkpoint::{Checkpoint, ExpertsFrom, Instead, LoadReport, WrongShape};
 pub use clip::{Clip, ClipOutput, Encoded};
 pub use config::{ClipConfig, Preset, TowerConfig};
 pub use file::{read_tensors, write_tensors};
-pub use gates::{GateChoice, GateRows, GateScores, GateSet, GateValue, Gates};
+pub use gates::{GateChoice, GateName, GateRows, GateScores, GateValue, Gates};
 pub use mixtures::{Mixtures, Subtract};
 pub use weights::Weights;
 pub(crate) use weights::normal;

@@ -74,12 +74,6 @@ impl Examples {
         views
     }
 
-    /// The samples of a group of the attribute at `place`.
-    pub fn members(&self, place: usize, group: usize) -> Vec<usize> {
-        let is_member = |i: &usize| usize::try_from(self.samples[*i].groups[place]) == Ok(group);
-        (0..self.samples.len()).filter(is_member).collect()
-    }
-
     /// The groups of the attribute at `place`, or -1.
     pub fn groups(&self, views: &[View], place: usize) -> Vec<i64> {
         views.iter().map(|view| i64::from(self.samples[view.sample].groups[place])).collect()

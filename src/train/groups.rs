@@ -1,8 +1,8 @@
 //! A batch of its own for each group in each step, as published.
 
-use super::examples::{Examples, View, stream};
+use super::examples::{View, stream};
 use super::settings::Settings;
-use crate::data::{ATTRIBUTES, GROUP_NAMES};
+use crate::data::{ATTRIBUTES, GROUP_NAMES, Sample};
 use crate::error::{Error, Result};
 use rand::seq::SliceRandom;
 
@@ -20,9 +20,10 @@ impl GroupLoader {
     ///
     /// # Errors
     /// When a group has no training samples.
-    pub fn all(settings: &Settings, training: &Examples) -> Result<Vec<Vec<Self>>> {
+    pub fn all(settings: &Settings, training: &[Sample]) -> Result<Vec<Vec<Self>>> {
         let loader = |place: usize, group: usize| {
-            let members = training.members(place, group);
+            let is_member = |i: &usize| usize::try_from(training[*i].groups[place]) == Ok(group);
+            let members: Vec<usize> = (0..training.len()).filter(is_member).collect();
             if members.is_empty() {
                 let (name, attribute) = (GROUP_NAMES[place][group], ATTRIBUTES[place]);
                 let why = format!("no training sample has the {attribute} {name}, so it cannot be treated like the others");

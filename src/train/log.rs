@@ -20,6 +20,9 @@ pub struct Epoch {
     pub selection: Option<f64>,
     /// Each group's figures without any weight, over the steps that had samples of it.
     pub groups: ByGroup<GroupTerms>,
+    /// What the loss warned of, such as a group of a single sample, and in how many steps.
+    #[serde(default)]
+    pub warnings: BTreeMap<String, usize>,
 }
 
 /// Sums over the steps of an epoch so far.
@@ -28,6 +31,7 @@ pub(super) struct Sums {
     pub steps: usize,
     terms: Terms,
     groups: ByGroup<(usize, GroupTerms)>,
+    warnings: BTreeMap<String, usize>,
 }
 
 impl Sums {
@@ -36,6 +40,9 @@ impl Sums {
         self.steps += 1;
         for (sum, term) in self.terms.each().into_iter().zip(loss.terms.clone().each()) {
             *sum += *term;
+        }
+        for warning in &loss.warnings {
+            *self.warnings.entry(warning.clone()).or_default() += 1;
         }
         for (attribute, groups) in &loss.groups {
             let own = self.groups.entry(attribute.clone()).or_default();
@@ -57,7 +64,7 @@ impl Sums {
             (name, GroupTerms { distance: sums.distance / steps, dispersion: sums.dispersion / steps })
         };
         let groups = self.groups.into_iter().map(|(attribute, own)| (attribute, own.into_iter().map(mean).collect()));
-        Epoch { epoch, terms: self.terms, groups: groups.collect(), ..Epoch::default() }
+        Epoch { epoch, terms: self.terms, groups: groups.collect(), warnings: self.warnings, ..Epoch::default() }
     }
 }
 
@@ -78,6 +85,8 @@ pub(super) struct State {
     pub steps: u64,
     /// Those of the epoch that runs.
     pub running: Sums,
+    /// A hash of what its data say.
+    pub data: String,
 }
 
 impl State {

@@ -32,8 +32,8 @@ pub use objective::{ByGroup, GroupTerms, Terms};
 pub use run::{Outcome, Run, Source, Trained};
 pub use saved::{Card, SavedModel};
 pub use settings::{
-    Arch, AttributeWeight, CapacityTokens, DataSettings, DistanceKind, GroupSource, LossSettings, ModelSettings, Module,
-    Precision, Preset, Schedule, SelectBy, SelectSplit, Settings, TextSource, TrainingSettings,
+    Arch, AttributeWeight, CapacityTokens, DataSettings, DistanceKind, GroupSource, LongNotes, LossSettings, ModelSettings,
+    Module, Precision, Preset, Schedule, SelectBy, SelectSplit, Settings, TextSource, TrainingSettings,
 };
 pub use start::{Start, StartTerm};
 pub use summary::{Figure, Summary};

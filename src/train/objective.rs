@@ -8,7 +8,7 @@ use crate::fol::{Fol, FolConfig};
 use crate::model::{ClipOutput, GateChoice, GateScores};
 use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The terms of a loss, each already multiplied by its weight; `total` is their sum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -46,6 +46,8 @@ pub(super) struct Loss {
     pub terms: Terms,
     /// Of the groups that the step has samples of.
     pub groups: ByGroup<GroupTerms>,
+    /// What a reader should know of terms that are switched on, in plain sentences.
+    pub warnings: BTreeSet<String>,
 }
 
 /// Where a step's groups are, attribute by attribute.
@@ -102,7 +104,8 @@ impl Objective {
     /// As [`fol`].
     pub fn of(&self, out: &ClipOutput, ids: &[Vec<i64>], groups: &StepGroups) -> Result<Loss> {
         let input = out.loss_input(&self.choice)?;
-        let mut loss = Loss { total: input.scale.zeros_like()?, terms: Terms::default(), groups: ByGroup::new() };
+        let (total, terms) = (input.scale.zeros_like()?, Terms::default());
+        let mut loss = Loss { total, terms, groups: ByGroup::new(), warnings: BTreeSet::new() };
         for (i, attribute) in self.attributes.iter().enumerate() {
             let separate: Vec<FolInput>;
             let groups = match groups {
@@ -133,11 +136,16 @@ impl Loss {
         self.terms.distance += state.terms.distance;
         self.terms.dispersion += state.terms.dispersion;
         self.terms.batch_variance += state.terms.batch_variance;
+        let config = attribute.fol.config();
+        if config.lambda_distance != 0.0 || config.lambda_dispersion != 0.0 {
+            let name = ATTRIBUTES[attribute.place];
+            self.warnings.extend(state.warnings.iter().map(|warning| format!("{name}: {warning}")));
+        }
         let names = GROUP_NAMES[attribute.place];
         let own = self.groups.entry(ATTRIBUTES[attribute.place].into()).or_default();
         for (name, group) in names.iter().zip(&state.groups) {
             let Some(group) = group else { continue };
-            let dispersion = attribute.fol.config().dispersion.between(&state.variance, &group.variance);
+            let dispersion = config.dispersion.between(&state.variance, &group.variance);
             own.insert((*name).into(), GroupTerms { distance: group.distance, dispersion });
         }
         Ok(())

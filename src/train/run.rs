@@ -3,11 +3,13 @@
 use super::cost::{Clock, Cost};
 use super::examples::Examples;
 use super::folder::Folder;
-use super::settings::{Arch, Preset, Settings};
+use super::groups::GroupLoader;
+use super::saved::SavedModel;
+use super::settings::{Arch, LongNotes, Preset, Settings};
 use super::summary::Summary;
-use super::texts::Vocabulary;
+use super::texts::{Vocabulary, long_notes};
 use super::trainer::{Data, train};
-use crate::data::{DataSet, MakeConfig, Problem, Split, make};
+use crate::data::{DataSet, MakeConfig, Problem, Sample, Split, make};
 use crate::error::{Error, Result};
 use crate::eval::measure;
 use crate::files::{write_atomically, write_json};
@@ -119,28 +121,21 @@ impl Run {
     /// written, or the loss is no longer a number.
     pub fn run(&self, out: &Path, resume: bool, device: &Device) -> Result<Outcome> {
         let arch = self.check()?;
-        // A folder without a data set is refused before anything is written.
+        // What cannot be trained is refused before anything is written.
         let given = match &self.data {
             Source::Folder(folder) => Some(DataSet::open(folder)?),
             Source::Made { .. } => None,
         };
+        given.as_ref().map_or(Ok(()), |set| self.check_on(set.samples(Split::Training)))?;
         self.claim(out, resume)?;
         let mut set = given.map_or_else(|| self.made(&out.join("data")), Ok)?;
         let side = arch.image();
         let mut load = |split: Split| Examples::load(&mut set, split, side, Some(&out.join(format!("{split}.images"))));
         let (training, validation, test) = (load(Split::Training)?, load(Split::Validation)?, load(Split::Test)?);
-        let vocabulary = match arch {
-            Arch::Tiny => Vocabulary::of(training.samples.iter().filter_map(|s| s.note.as_deref())),
-            Arch::VitB16 | Arch::VitL14 => Vocabulary::whole(),
-        };
-        let data = Data { training, validation, test, vocabulary };
+        // Samples whose image cannot be read have left.
+        self.check_on(&training.samples)?;
+        let data = Data::new(arch, training, validation, test)?;
         let trainings = self.trainings(out);
-        for (settings, _) in &trainings {
-            if settings.steps(data.training.samples.len()) == 0 {
-                let most = data.training.samples.len();
-                return Err(Error::config("the batch", format!("at most the {most} training samples"), settings.training.batch));
-            }
-        }
         let side_by_side = match arch {
             Arch::Tiny if device.is_cpu() => std::thread::available_parallelism().map_or(1, usize::from).min(trainings.len()),
             _ => 1,
@@ -183,6 +178,30 @@ impl Run {
             return Err(Error::config("the number of seeds", "from 1 to 1000", self.seeds));
         }
         Ok(first.arch)
+    }
+
+    /// Checks that each model can be trained on these samples, from what it starts from.
+    fn check_on(&self, training: &[Sample]) -> Result<()> {
+        let long = long_notes(training);
+        for settings in &self.models {
+            if settings.steps(training.len()) == 0 {
+                let most = format!("at most the {} training samples", training.len());
+                return Err(Error::config("the batch", most, settings.training.batch));
+            }
+            if long > 0 && settings.data.long_notes == LongNotes::Error {
+                return Err(Error::Refused(format!(
+                    "{long} training notes have more than 77 tokens, which {} refuses, as published: data.long_notes=cut cuts them",
+                    settings.preset
+                )));
+            }
+            if settings.loss.reads_groups() {
+                GroupLoader::all(settings, training)?;
+            }
+            if let Some(path) = &settings.model.weights {
+                SavedModel::weights(settings, path, &Vocabulary::on(settings.arch, training))?;
+            }
+        }
+        Ok(())
     }
 
     /// Every training with its folder.

@@ -93,7 +93,7 @@ impl SavedModel {
         let (weights, report) = match &settings.model.weights {
             None => (Weights::init(&card.clip, mixtures.as_ref(), DType::F32, seed)?, None),
             Some(path) => {
-                let file = Checkpoint::open(path)?;
+                let file = Self::weights(settings, path, &vocabulary)?;
                 card.clip.hidden_act = file.config()?.hidden_act;
                 let from = settings.model.experts_from;
                 let (weights, report) = Weights::from_checkpoint(&card.clip, mixtures.as_ref(), DType::F32, &file, from, seed)?;
@@ -102,6 +102,28 @@ impl SavedModel {
         };
         let clip = card.build(weights)?;
         Ok((Self { card, clip, vocabulary }, report))
+    }
+
+    /// The file of weights that a model of these settings and this vocabulary can start from.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is that of a model of another size or with other tokens.
+    pub(super) fn weights(settings: &Settings, path: &Path, own: &Vocabulary) -> Result<Checkpoint> {
+        let file = Checkpoint::open(path)?;
+        let (theirs, ours) = (file.config()?, settings.clip(own));
+        let widths = |clip: &ClipConfig| [clip.vision.width, clip.text.width];
+        if widths(&theirs) != widths(&ours) {
+            let why = format!("its towers' widths are {:?}, but those of this size {:?}", widths(&theirs), widths(&ours));
+            return Err(Error::file(path, why));
+        }
+        let ids = file.shape(TOKENS).map(|_| file.tensor(TOKENS)).transpose()?;
+        if vocabulary(&theirs, ids.as_ref())? != *own {
+            return Err(Error::file(
+                path,
+                "this model knows other tokens than those of these notes, or reads fewer or more of them",
+            ));
+        }
+        Ok(file)
     }
 
     /// Reads a model, a checkpoint of its training, or what others saved (see [`Checkpoint`]).

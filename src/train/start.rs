@@ -1,9 +1,10 @@
 //! What each term of the loss weighs before the first step: its share of the value, and of the gradient.
 
 use super::objective::{Loss, Objective, StepGroups, Terms};
+use super::saved::SavedModel;
 use super::settings::{Arch, LossSettings, Module, SelectSplit, Settings};
 use crate::error::Result;
-use crate::model::{ClipOutput, Weights};
+use crate::model::{ClipOutput, ExpertsFrom, Weights};
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
@@ -53,14 +54,14 @@ impl Start {
     /// As [`Objective::of`], and when gradients cannot be had.
     pub(super) fn of(
         settings: &Settings,
-        weights: &Weights,
+        model: &SavedModel,
         out: &ClipOutput,
         ids: &[Vec<i64>],
         groups: &StepGroups,
         whole: &Loss,
     ) -> Result<Self> {
         let moves = |module: &Module| settings.training.trainable.contains(module);
-        let norms = |total: &Tensor| module_norms(weights, &total.backward()?);
+        let norms = |total: &Tensor| module_norms(model.clip.weights(), &total.backward()?);
         let sum: f64 = TERMS.iter().map(|(.., value)| value(&whole.terms).abs()).sum();
         let mut terms = BTreeMap::new();
         for (name, _, weight, value) in TERMS {
@@ -93,6 +94,15 @@ impl Start {
                     .into(),
             );
         }
+        let (theirs, ours) = (model.card.clip.hidden_act, settings.model.expert_activation);
+        let copies = settings.model.weights.is_some() && settings.model.experts_from != ExpertsFrom::Fresh;
+        if settings.model.mixtures && copies && theirs != ours {
+            warnings.push(format!(
+                "experts that are copies of the weights' MLPs compute with {ours}, but those were trained with {theirs}: \
+                 set model.expert_activation={theirs}"
+            ));
+        }
+        warnings.extend(whole.warnings.iter().cloned());
         Ok(Self { terms, gradient_norms, warnings })
     }
 }

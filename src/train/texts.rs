@@ -1,6 +1,7 @@
 //! Texts as a model from scratch takes them.
 
-use crate::data::{CONTEXT, tokenize};
+use super::settings::Arch;
+use crate::data::{CONTEXT, Sample, Tokens, tokenize};
 use crate::error::{Error, Result};
 
 /// The prompts of zero-shot classification: class 0, then class 1 (spec of the published evaluation).
@@ -17,8 +18,16 @@ pub struct Vocabulary {
 }
 
 impl Vocabulary {
+    /// That of a model of this size on these training samples.
+    pub(super) fn on(arch: Arch, training: &[Sample]) -> Self {
+        match arch {
+            Arch::Tiny => Self::of(training.iter().filter_map(|sample| sample.note.as_deref())),
+            Arch::VitB16 | Arch::VitL14 => Self::whole(),
+        }
+    }
+
     /// That of these texts and the prompts.
-    pub(super) fn of<'a>(texts: impl Iterator<Item = &'a str>) -> Self {
+    fn of<'a>(texts: impl Iterator<Item = &'a str>) -> Self {
         // Padding has the id 0.
         let (mut ids, mut context) = (std::collections::BTreeSet::from([0]), 1);
         for text in texts.chain(PROMPTS) {
@@ -30,7 +39,7 @@ impl Vocabulary {
     }
 
     /// All of CLIP's.
-    pub(super) fn whole() -> Self {
+    fn whole() -> Self {
         // The end token is the last.
         let last = tokenize("").into_iter().max().unwrap_or(0);
         Self { ids: (0..=last).collect(), context: CONTEXT }
@@ -76,6 +85,11 @@ impl Vocabulary {
         rows.resize(self.context, 0);
         rows
     }
+}
+
+/// How many samples' notes have more tokens than CLIP reads.
+pub(super) fn long_notes(samples: &[Sample]) -> usize {
+    samples.iter().filter(|sample| sample.note.as_deref().is_some_and(|note| Tokens::of(note).is_cut)).count()
 }
 
 /// Tokens up to and including the end token, which is the largest id.

@@ -8,9 +8,9 @@ use super::groups::GroupLoader;
 use super::log::{Epoch, State, Sums};
 use super::objective::{Loss, Objective, StepGroups, Terms};
 use super::saved::SavedModel;
-use super::settings::{GroupSource, SelectBy, SelectSplit, Settings};
+use super::settings::{Arch, GroupSource, SelectBy, SelectSplit, Settings};
 use super::start::Start;
-use super::texts::Vocabulary;
+use super::texts::{Vocabulary, long_notes};
 use crate::error::{Error, Result};
 use crate::eval::validate;
 use crate::files::{write_atomically, write_json};
@@ -25,6 +25,22 @@ pub(super) struct Data {
     pub validation: Examples,
     pub test: Examples,
     pub vocabulary: Vocabulary,
+    /// How many training notes lose their end.
+    cut: usize,
+    /// A hash of what all samples say but for their pixels.
+    digest: String,
+}
+
+impl Data {
+    pub fn new(arch: Arch, training: Examples, validation: Examples, test: Examples) -> Result<Self> {
+        let vocabulary = Vocabulary::on(arch, &training.samples);
+        let cut = long_notes(&training.samples);
+        let splits = [&training, &validation, &test]
+            .map(|split| split.samples.iter().map(|s| (&s.file, s.label, s.groups, &s.note)).collect::<Vec<_>>());
+        let text = serde_json::to_vec(&splits).map_err(|e| Error::Refused(format!("samples that are no JSON: {e}")))?;
+        let digest = blake3::hash(&text).to_string();
+        Ok(Self { training, validation, test, vocabulary, cut, digest })
+    }
 }
 
 /// One model on its way.
@@ -83,6 +99,12 @@ impl<'a> Trainer<'a> {
         let (model, adam, state) = if path.exists() {
             let (model, tensors, state) = SavedModel::with_state::<State>(&path)?;
             let state = state.ok_or_else(|| Error::file(&path, "this is a model, but not a checkpoint of its training"))?;
+            if state.data != data.digest || model.vocabulary != data.vocabulary {
+                return Err(Error::file(
+                    &path,
+                    "the data's files, labels, attributes or notes are no longer those of this training",
+                ));
+            }
             let model = model.on(device)?;
             let mut adam = new(&model)?;
             adam.import(&tensors, state.steps)?;
@@ -92,10 +114,10 @@ impl<'a> Trainer<'a> {
             report.map_or(Ok(()), |report| write_json(&folder.weights(), &report))?;
             let model = model.on(device)?;
             let adam = new(&model)?;
-            (model, adam, State::default())
+            (model, adam, State { data: data.digest.clone(), ..State::default() })
         };
         // Groups in the batch itself must have samples too.
-        let loaders = if settings.loss.reads_groups() { Some(GroupLoader::all(settings, &data.training)?) } else { None };
+        let loaders = if settings.loss.reads_groups() { Some(GroupLoader::all(settings, &data.training.samples)?) } else { None };
         let loaders = loaders.filter(|_| settings.data.groups == GroupSource::Separate);
         let objective = Objective::new(settings, &settings.loss)?;
         Ok(Self { settings, data, folder, objective, loaders, model, adam, state, clock })
@@ -116,7 +138,10 @@ impl<'a> Trainer<'a> {
             return Err(Error::Refused(format!("the loss became {}: try a lower learning rate", loss.terms.total)));
         }
         if self.state.steps == 0 {
-            let start = Start::of(self.settings, self.model.clip.weights(), &out, &ids, &groups, &loss)?;
+            let mut start = Start::of(self.settings, &self.model, &out, &ids, &groups, &loss)?;
+            if self.data.cut > 0 {
+                start.warnings.push(format!("{} training notes have more than 77 tokens and lose their end", self.data.cut));
+            }
             write_json(&self.folder.start(), &start)?;
             bar.suspend(|| eprint!("{}\n{start}", self.folder.path().display()));
         }

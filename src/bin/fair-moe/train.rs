@@ -56,7 +56,7 @@ pub struct Args {
     /// Weight of the groups' distances [default: the preset's].
     #[arg(long)]
     lambda_distance: Option<f64>,
-    /// Weight of the groups' dispersions [default: the preset's].
+    /// Weight of the groups' dispersions, and with authors of the batch's own too [default: the preset's].
     #[arg(long)]
     lambda_dispersion: Option<f64>,
     /// Decides parameters, order and texts.
@@ -108,6 +108,10 @@ impl Args {
         if !keeps_loss {
             put(&mut settings.loss.lambda_distance, self.lambda_distance);
             put(&mut settings.loss.lambda_dispersion, self.lambda_dispersion);
+            // The published code has one weight for both.
+            if settings.preset == Preset::Authors {
+                put(&mut settings.loss.lambda_batch_variance, self.lambda_dispersion);
+            }
         }
         for (key, value) in &self.set {
             // A name that is none is an error for every model.

@@ -20,10 +20,21 @@ pub enum TextSource {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum GroupSource {
-    /// The samples of the batch itself: no further forward passes.
+    /// The samples of the batch itself: no further forward passes. In a batch of 32 rare groups often have one sample or none,
+    /// and then their terms say little; `log.jsonl` counts in how many steps.
     Ids,
     /// A batch of its own for each group, from all its training samples in an order of their own (published codes).
     Separate,
+}
+
+/// What becomes of a training note of more than CLIP's 77 tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LongNotes {
+    /// Nothing is trained (published codes).
+    Error,
+    /// It loses its end, and `start.json` says how many did.
+    Cut,
 }
 
 /// What a step shows.
@@ -32,6 +43,8 @@ pub enum GroupSource {
 pub struct DataSettings {
     /// The training texts: `note`, `label` or `mix`.
     pub text: TextSource,
+    /// What becomes of training notes that are too long: `error` or `cut`.
+    pub long_notes: LongNotes,
     /// In each epoch an image is moved by up to so many pixels either way.
     pub shift: usize,
     /// In each epoch an image is mirrored or not.
@@ -46,13 +59,13 @@ pub struct DataSettings {
 
 impl DataSettings {
     /// As is published for pretrained models: notes, and images as they are. A model from scratch sees the prompts too, which
-    /// it is asked about later, and images in several looks.
+    /// it is asked about later, and images in several looks; and, so that it is quick, has no batches of groups.
     pub fn of(arch: Arch) -> Self {
-        let (text, shift, mirror) = match arch {
-            Arch::Tiny => (TextSource::Mix, 4, true),
-            Arch::VitB16 | Arch::VitL14 => (TextSource::Note, 0, false),
+        let (text, shift, mirror, groups) = match arch {
+            Arch::Tiny => (TextSource::Mix, 4, true, GroupSource::Ids),
+            Arch::VitB16 | Arch::VitL14 => (TextSource::Note, 0, false, GroupSource::Separate),
         };
-        Self { text, shift, mirror, drop_last: false, groups: GroupSource::Ids, group_batch: 32 }
+        Self { text, long_notes: LongNotes::Cut, shift, mirror, drop_last: false, groups, group_batch: 32 }
     }
 
     pub(super) fn check(&self) -> Result<()> {

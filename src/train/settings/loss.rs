@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::fol::{Correlation, Dispersion, Distance, Fol, FolConfig, Normalise};
-use crate::model::{GateChoice, GateRows, GateSet, GateValue};
+use crate::model::{GateChoice, GateName, GateRows, GateValue};
 use serde::{Deserialize, Serialize};
 
 /// How the distributions of a batch's and a group's correlations are compared.
@@ -42,8 +42,9 @@ pub struct LossSettings {
     pub scaling: f64,
     /// How dispersions are compared: `per_expert_sum` (paper) or `mean_then_square` (published code).
     pub dispersion: Dispersion,
-    /// Whose dispersion counts: `all` four gates (paper) or the `text`'s two (published code).
-    pub gates: GateSet,
+    /// Whose dispersion counts, of `image_token`, `image_feature`, `text_token` and `text_feature`: all four (paper) or the text's
+    /// two (published code). Without one of them it is an ablation; an empty list leaves none.
+    pub gates: Vec<GateName>,
     /// Of the gates' final `weights` (both publications) or their `probabilities`.
     pub dispersion_of: GateValue,
     /// Over which rows: `all` (published code), `not-padding` or `selected`.
@@ -68,7 +69,7 @@ impl LossSettings {
             blur: 1e-4,
             scaling: 0.5,
             dispersion: Dispersion::PerExpert,
-            gates: GateSet::All,
+            gates: GateName::ALL.to_vec(),
             dispersion_of: GateValue::Weights,
             dispersion_rows: GateRows::NotPadding,
             group_gradient: false,
@@ -77,7 +78,7 @@ impl LossSettings {
 
     /// What the loss reads of the gates.
     pub fn choice(&self) -> GateChoice {
-        GateChoice { gates: self.gates, of: self.dispersion_of, rows: self.dispersion_rows }
+        GateChoice { gates: self.gates.clone(), of: self.dispersion_of, rows: self.dispersion_rows }
     }
 
     /// The loss without the gates' cross entropy, for one attribute.

@@ -1,9 +1,10 @@
 //! What decides a model: with equal settings and data, two trainings give equal bytes.
 //!
 //! Every setting has a name, such as `loss.lambda_dispersion`. A preset gives the published values of `model` and `loss`; the size
-//! of the model those of `training` and `data`, for what is published for fine-tuning a pretrained model (a rate of 1e-5 and so
-//! on) would not get a fresh one anywhere. Where a preset's publication governs `training` or `data` too (which parameters move,
-//! what selects the model, how groups are drawn), it does so for every size.
+//! of the model those of `training` and `data`, for what is published for fine-tuning a pretrained model (a rate of 1e-5, towers
+//! and mixtures alone that move, and so on) would not get a fresh one anywhere. What selects the model, how the published codes
+//! draw groups, and that theirs leaves the image's feature mixture as it began, is the preset's for every size. `paper` draws
+//! groups as they do, a batch for each, but on `tiny` takes them from the batch itself, so that a demonstration is quick.
 
 mod data;
 mod loss;
@@ -11,13 +12,14 @@ mod model;
 mod preset;
 mod training;
 
-pub use data::{DataSettings, GroupSource, TextSource};
+pub use data::{DataSettings, GroupSource, LongNotes, TextSource};
 pub use loss::{DistanceKind, LossSettings};
 pub use model::{CapacityTokens, ModelSettings};
 pub use preset::Preset;
 pub use training::{Module, Precision, Schedule, SelectBy, SelectSplit, TrainingSettings};
 
 use super::texts::Vocabulary;
+use crate::config::MoeConfig;
 use crate::data::{ATTRIBUTES, GROUP_NAMES};
 use crate::error::{Error, Result};
 use crate::model::{ClipConfig, Mixtures};
@@ -70,9 +72,15 @@ pub struct Settings {
 impl Arch {
     /// Pixels along each side of its images.
     pub fn image(self) -> usize {
+        self.smallest().image
+    }
+
+    /// Its sizes, with the smallest vocabulary.
+    fn smallest(self) -> ClipConfig {
         match self {
-            Arch::Tiny => ClipConfig::tiny(1, 1).image,
-            Arch::VitB16 | Arch::VitL14 => ClipConfig::vit_b16().image,
+            Arch::Tiny => ClipConfig::tiny(1, 1),
+            Arch::VitB16 => ClipConfig::vit_b16(),
+            Arch::VitL14 => ClipConfig::vit_l14(),
         }
     }
 }
@@ -112,8 +120,11 @@ impl Settings {
     /// Changes one setting: `key` is its name, such as `loss.lambda_dispersion`, and `value` its value in JSON or a bare word.
     ///
     /// # Errors
-    /// When there is no such setting, or it cannot have that value.
+    /// When there is no such setting, it cannot have that value, or others follow from it (`preset` and `arch`).
     pub fn set(&mut self, key: &str, value: &str) -> Result<()> {
+        if ["preset", "arch"].contains(&key) {
+            return Err(Error::Refused(format!("other settings follow from {key}, so it cannot be set alone: use --{key}")));
+        }
         let parsed = serde_json::from_str(value).unwrap_or_else(|_| value.into());
         let mut given = parsed;
         for part in key.rsplit('.') {
@@ -149,15 +160,21 @@ impl Settings {
         self.training.check()?;
         self.data.check()?;
         self.loss.check()?;
-        self.model.check()
+        self.model.check()?;
+        match self.mixtures(&self.arch.smallest())? {
+            Some(m) => [m.vision_token, m.text_token, m.vision_feature, m.text_feature].iter().try_for_each(MoeConfig::check),
+            None if self.training.trainable.iter().all(|module| module.is_mixture()) => {
+                Err(Error::config("trainable", "a part that a plain CLIP has", "mixtures alone"))
+            }
+            None => Ok(()),
+        }
     }
 
     /// The sizes of the model, reading texts of these tokens.
     pub(in crate::train) fn clip(&self, vocabulary: &Vocabulary) -> ClipConfig {
         match self.arch {
             Arch::Tiny => ClipConfig::tiny(vocabulary.context(), vocabulary.ids().len()),
-            Arch::VitB16 => ClipConfig::vit_b16(),
-            Arch::VitL14 => ClipConfig::vit_l14(),
+            Arch::VitB16 | Arch::VitL14 => self.arch.smallest(),
         }
     }
 
@@ -260,7 +277,16 @@ mod tests {
         assert_eq!((authors.data.groups, authors.data.group_batch), (GroupSource::Separate, 64));
         assert_eq!(authors.training.select_split, SelectSplit::Test);
         assert!(!authors.training.trainable.contains(&Module::VisionFeatureMoe));
-        assert!(Settings::of(Preset::Paper, Arch::VitB16).training.trainable.contains(&Module::VisionFeatureMoe));
+        assert_eq!(authors.data.long_notes, LongNotes::Error);
+        assert!(authors.training.trainable.contains(&Module::VisionEmbeddings));
+        let paper = Settings::of(Preset::Paper, Arch::VitB16);
+        assert_eq!((paper.data.groups, paper.data.group_batch), (GroupSource::Separate, 32));
+        assert_eq!(paper.data.long_notes, LongNotes::Cut);
+        // Both towers and the four mixtures.
+        let mixtures = [Module::VisionTokenMoe, Module::TextTokenMoe, Module::VisionFeatureMoe, Module::TextFeatureMoe];
+        let want = std::collections::BTreeSet::from(mixtures);
+        let want = want.into_iter().chain([Module::VisionTower, Module::TextTower]).collect::<std::collections::BTreeSet<_>>();
+        assert_eq!(paper.training.trainable.into_iter().collect::<std::collections::BTreeSet<_>>(), want);
     }
 
     #[test]
@@ -291,6 +317,8 @@ mod tests {
             ("training.select_by", "es-auc"),
             ("data.groups", "separate"),
             ("loss.normalise", "zscore"),
+            ("loss.gates", "[\"text_feature\",\"image_token\"]"),
+            ("data.long_notes", "error"),
             ("attributes", "[{\"name\":\"gender\",\"weight\":0.5}]"),
         ];
         word_or_json.iter().for_each(|(key, value)| settings.set(key, value).unwrap());
@@ -307,11 +335,26 @@ mod tests {
             ("training.epochs", "-1", "training.epochs cannot be -1"),
             ("model.capacity_tokens", "many", "actual or fixed(NUMBER)"),
             ("", "1", "there is no setting"),
+            ("preset", "clip", "use --preset"),
+            ("arch", "vit-b16", "use --arch"),
         ] {
             let before = settings.clone();
             let sentence = settings.set(key, value).unwrap_err().to_string();
             assert!(sentence.contains(why), "{sentence}");
             assert_eq!(settings, before, "{key}");
+        }
+    }
+
+    #[test]
+    fn what_no_training_can_have_is_refused() {
+        for (preset, key, value, why) in [
+            (Preset::Paper, "model.feature_top_k", "9", "top-k"),
+            (Preset::Clip, "training.trainable", "[\"text_token_moe\"]", "a part that a plain CLIP has"),
+        ] {
+            let mut settings = Settings::of(preset, Arch::VitB16);
+            settings.set(key, value).unwrap();
+            let sentence = settings.check().unwrap_err().to_string();
+            assert!(sentence.contains(why), "{sentence}");
         }
     }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Module {
-    /// The image tower with its embeddings, norms and projection, but for its token mixture.
+    /// The blocks of the image tower and its norms, but for its token mixture.
     VisionTower,
     /// The image tower's token mixture.
     VisionTokenMoe,
@@ -21,6 +21,10 @@ pub enum Module {
     TextTokenMoe,
     /// The mixture behind the text's projection.
     TextFeatureMoe,
+    /// Patches, the class token and their positions.
+    VisionEmbeddings,
+    /// The image's projection.
+    VisionProjection,
     /// Tokens and their positions.
     TextEmbeddings,
     /// The text tower's last norm.
@@ -33,23 +37,37 @@ pub enum Module {
 
 impl Module {
     /// All of them.
-    pub const ALL: [Module; 10] = [
+    pub const ALL: [Module; 12] = [
         Module::VisionTower,
         Module::VisionTokenMoe,
         Module::VisionFeatureMoe,
         Module::TextTower,
         Module::TextTokenMoe,
         Module::TextFeatureMoe,
+        Module::VisionEmbeddings,
+        Module::VisionProjection,
         Module::TextEmbeddings,
         Module::TextNorm,
         Module::TextProjection,
         Module::LogitScale,
     ];
 
-    /// What the published Fair-MoE trains: both towers with their token mixtures, and the text's feature mixture alone, for the
-    /// image's stands in a line that is switched off. FairCLIP's code trains the towers among them.
-    pub const PUBLISHED: [Module; 5] =
-        [Module::VisionTower, Module::VisionTokenMoe, Module::TextTower, Module::TextTokenMoe, Module::TextFeatureMoe];
+    /// What the published Fair-MoE trains: the whole image side but its feature mixture, which stands in a line that is switched
+    /// off, and of the text the blocks and both mixtures. FairCLIP's code trains what it has of them.
+    pub const PUBLISHED: [Module; 7] = [
+        Module::VisionTower,
+        Module::VisionTokenMoe,
+        Module::TextTower,
+        Module::TextTokenMoe,
+        Module::TextFeatureMoe,
+        Module::VisionEmbeddings,
+        Module::VisionProjection,
+    ];
+
+    /// Whether it is one of Fair-MoE's mixtures, which a plain CLIP lacks.
+    pub fn is_mixture(self) -> bool {
+        matches!(self, Self::VisionTokenMoe | Self::VisionFeatureMoe | Self::TextTokenMoe | Self::TextFeatureMoe)
+    }
 
     /// The one that a parameter belongs to.
     pub fn of(parameter: &str) -> Self {
@@ -57,8 +75,10 @@ impl Module {
         match parameter {
             "logit_scale" => Self::LogitScale,
             "text_projection.weight" => Self::TextProjection,
+            "visual_projection.weight" => Self::VisionProjection,
             "vision_feature_moe" => Self::VisionFeatureMoe,
             "text_feature_moe" => Self::TextFeatureMoe,
+            _ if parameter.starts_with("vision_model.embeddings.") => Self::VisionEmbeddings,
             _ if parameter.starts_with("text_model.embeddings.") => Self::TextEmbeddings,
             _ if parameter.starts_with("text_model.final_layer_norm.") => Self::TextNorm,
             _ if parameter.starts_with("text_model.") => {
