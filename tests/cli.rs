@@ -112,9 +112,12 @@ fn losses_and_figures_that_cannot_be() {
     refused(&moments().poke("group", 5, -2).bytes(), &["group", "number 5 is -2"]);
     refused(&moments().set("columns", "11").bytes(), &["x", "[257, 11]"]);
     refused(&moments().drop("group").bytes(), &["group", "missing"]);
-    let many = moments().drop("dmean").drop("dvariance").set("groups", "100000000000000");
-    refused(&many.bytes(), &["the groups' moments", "no room"]);
-    refused(&Recording::load("preprocess_shared").set("size", "10000000").bytes(), &["the pixels", "no room"]);
+    let many = || moments().drop("dmean").drop("dvariance").set("groups", "100000000000000");
+    refused(&many().bytes(), &["count", "[100000000000000]", "[3]"]);
+    refused(&many().drop("count").drop("mean").drop("variance").bytes(), &["the groups' moments", "no room"]);
+    let large = || Recording::load("preprocess_shared").set("size", "10000000");
+    refused(&large().bytes(), &["pixels", "[3, 10000000, 10000000]"]);
+    refused(&large().drop("pixels").bytes(), &["the pixels", "no room"]);
     let metrics = || Recording::load("metrics");
     refused(&metrics().poke("label", 3, 2).bytes(), &["label", "0 or 1", "number 3"]);
     refused(&metrics().poke("label", 3, -1).bytes(), &["label", "0 or 1"]);

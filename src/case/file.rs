@@ -149,6 +149,11 @@ impl Case {
         Err(self.error(format!("tensor {name} must have {dims} dimensions, none of them 0, but has shape {shape:?}")))
     }
 
+    /// Whether a tensor is there; if it is, its shape must be this one.
+    pub(crate) fn agrees(&self, name: &str, shape: &[usize]) -> Result<bool> {
+        if self.has(name) { self.dtype(name, shape).map(|_| true) } else { Ok(false) }
+    }
+
     /// Takes a tensor of floats.
     pub(crate) fn floats<T: Element>(&mut self, name: &str, shape: &[usize]) -> Result<Vec<T>> {
         let floats = match self.dtype(name, shape)? {
