@@ -6,7 +6,7 @@ mod support;
 use candle_core::{DType, Device, Tensor};
 use fair_moe::candle::{TensorGroups, fol};
 use fair_moe::model::{
-    Clip, ClipConfig, ClipOutput, GateChoice, GateRows, GateSet, GateValue, Mixtures, Preset, Subtract, TowerConfig, Weights,
+    Clip, ClipConfig, ClipOutput, GateChoice, GateName, GateRows, GateValue, Mixtures, Preset, Subtract, TowerConfig, Weights,
 };
 use fair_moe::{Activation, Capacity, Fol, FolConfig};
 use std::collections::BTreeMap;
@@ -190,7 +190,7 @@ fn axes_agree(name: &str, of: GateValue, rows: GateRows) {
         }
         let variance =
             FolConfig { lambda_distance: 0.0, lambda_dispersion: 0.0, lambda_batch_variance: 1.0, ..FolConfig::paper() };
-        let input = out.loss_input(&GateChoice { gates: GateSet::All, of, rows }).unwrap();
+        let input = out.loss_input(&GateChoice { gates: GateName::ALL.to_vec(), of, rows }).unwrap();
         let found = fol(&Fol::new(variance).unwrap(), &input, TensorGroups::Separate(&[])).unwrap();
         assert_close("loss", &values(&found.total), case.get("loss"), 1e-10);
         gradients_agree(&clip, &found.total, &case, 1e-10);
