@@ -45,11 +45,11 @@ mod tests {
 
     /// Both operations say the same of these inputs, and give each the same gradient.
     #[track_caller]
-    fn agree(inputs: &[&Var], fused: impl Fn() -> Result<Tensor>, plain: impl Fn() -> Result<Tensor>) {
+    fn agree(bound: f64, inputs: &[&Var], fused: impl Fn() -> Result<Tensor>, plain: impl Fn() -> Result<Tensor>) {
         let near = |a: &Tensor, b: &Tensor| {
             assert_eq!(a.dims(), b.dims());
             let pairs = numbers(a).into_iter().zip(numbers(b));
-            pairs.for_each(|(a, b)| assert!((a - b).abs() <= 1e-12 * (1.0 + b.abs()), "{a} and {b}"));
+            pairs.for_each(|(a, b)| assert!((a - b).abs() <= bound * (1.0 + b.abs()), "{a} and {b}"));
         };
         let (fused, plain) = (fused().unwrap(), plain().unwrap());
         near(&fused, &plain);
@@ -65,7 +65,7 @@ mod tests {
     #[test]
     fn norms_are_the_same_on_every_device() {
         let (x, weight, bias) = (var(1.0, &[2, 5, 6]), var(2.0, &[6]), var(3.0, &[6]));
-        agree(&[&x, &weight, &bias], || fused::layer_norm(&x, &weight, &bias), || plain::layer_norm(&x, &weight, &bias));
+        agree(1e-12, &[&x, &weight, &bias], || fused::layer_norm(&x, &weight, &bias), || plain::layer_norm(&x, &weight, &bias));
     }
 
     #[test]
@@ -73,12 +73,15 @@ mod tests {
         let (x, weight, bias) = (var(1.0, &[2, 5, 6]), var(2.0, &[7, 6]), var(3.0, &[7]));
         for act in Activation::ALL.map(Some).into_iter().chain([None]) {
             let bias_too = Some(bias.as_tensor());
+            // candle's own derivative of GELU has seven digits.
+            let bound = if act == Some(Activation::Gelu) { 1e-6 } else { 1e-12 };
             agree(
+                bound,
                 &[&x, &weight, &bias],
                 || fused::linear(&x, act, &weight, bias_too),
                 || plain::linear(&x, act, &weight, bias_too),
             );
-            agree(&[&x, &weight], || fused::linear(&x, act, &weight, None), || plain::linear(&x, act, &weight, None));
+            agree(bound, &[&x, &weight], || fused::linear(&x, act, &weight, None), || plain::linear(&x, act, &weight, None));
         }
     }
 
@@ -86,7 +89,12 @@ mod tests {
     fn attention_is_the_same_on_every_device() {
         let [q, k, v] = [1.0, 2.0, 3.0].map(|start| var(start, &[2, 5, 6]));
         for (heads, causal) in [(1, false), (2, false), (3, true), (6, true)] {
-            agree(&[&q, &k, &v], || fused::attention(&q, &k, &v, heads, causal), || plain::attention(&q, &k, &v, heads, causal));
+            agree(
+                1e-12,
+                &[&q, &k, &v],
+                || fused::attention(&q, &k, &v, heads, causal),
+                || plain::attention(&q, &k, &v, heads, causal),
+            );
         }
     }
 }
