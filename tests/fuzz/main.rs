@@ -26,7 +26,8 @@ fn number(variable: &str, otherwise: u64) -> u64 {
 
 #[test]
 fn hostile_files_end_in_values_or_errors() {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fuzz");
+    // One for each process: several may fuzz at once.
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("fuzz-{}", std::process::id()));
     let _ = std::fs::remove_dir_all(&folder);
     std::fs::create_dir_all(&folder).unwrap();
     let readers = readers::all(&folder);
