@@ -5,7 +5,7 @@ use super::cost::Clock;
 use super::examples::{Examples, View};
 use super::folder::Folder;
 use super::groups::GroupLoader;
-use super::log::{Epoch, State, Sums};
+use super::log::{Epoch, State};
 use super::objective::{Loss, Objective, StepGroups, Terms};
 use super::saved::SavedModel;
 use super::settings::{Arch, GroupSource, SelectBy, SelectSplit, Settings};
@@ -116,9 +116,8 @@ impl<'a> Trainer<'a> {
             let adam = new(&model)?;
             (model, adam, State { data: data.digest.clone(), ..State::default() })
         };
-        // Groups in the batch itself must have samples too.
-        let loaders = if settings.loss.reads_groups() { Some(GroupLoader::all(settings, &data.training.samples)?) } else { None };
-        let loaders = loaders.filter(|_| settings.data.groups == GroupSource::Separate);
+        let separate = settings.loss.reads_groups() && settings.data.groups == GroupSource::Separate;
+        let loaders = separate.then(|| GroupLoader::all(settings, &data.training.samples)).transpose()?;
         let objective = Objective::new(settings, &settings.loss)?;
         Ok(Self { settings, data, folder, objective, loaders, model, adam, state, clock })
     }
@@ -192,7 +191,6 @@ impl<'a> Trainer<'a> {
             self.model.save(&self.folder.model(), BTreeMap::new(), None::<State>)?;
         }
         self.state.log.push(epoch);
-        self.state.running = Sums::default();
         let lines: std::result::Result<Vec<String>, _> = self.state.log.iter().map(serde_json::to_string).collect();
         let lines = lines.map_err(|e| Error::file(self.folder.log(), e))?;
         write_atomically(&self.folder.log(), |file| lines.iter().try_for_each(|line| writeln!(file, "{line}")))?;
