@@ -43,7 +43,7 @@ fn forward<T: Element>(case: &Case) {
         experts: case.segments.len() as i32,
         activation: case.activation as i32,
     };
-    unsafe { experts::up(&s.device.queue(), T::DTYPE, &up, case.before + p + SPARE).unwrap() };
+    unsafe { experts::up(&s.device.queue(), T::DTYPE, case.tile(T::DTYPE), &up, case.before + p + SPARE).unwrap() };
     let want_inner = s.linear(0, f, d, |p| s.x_of(p));
     let mut want_hidden: Vec<f64> = want_inner.iter().map(|&v| act.value(v)).collect();
     if case.gated {
@@ -57,7 +57,7 @@ fn forward<T: Element>(case: &Case) {
 
     let not_kept = room(f);
     let up = ExpertsUp { inner: 0, glu: 0, hidden: not_kept.at(), ..up };
-    unsafe { experts::up(&s.device.queue(), T::DTYPE, &up, case.before + p + SPARE).unwrap() };
+    unsafe { experts::up(&s.device.queue(), T::DTYPE, case.tile(T::DTYPE), &up, case.before + p + SPARE).unwrap() };
     assert_eq!(s.device.written(&not_kept, p * f), got_hidden, "the same bits, kept or not");
 
     let down = ExpertsDown {
@@ -70,7 +70,7 @@ fn forward<T: Element>(case: &Case) {
         expert_width: f as i32,
         experts: case.segments.len() as i32,
     };
-    unsafe { experts::down(&s.device.queue(), T::DTYPE, &down, case.before + p + SPARE).unwrap() };
+    unsafe { experts::down(&s.device.queue(), T::DTYPE, case.tile(T::DTYPE), &down, case.before + p + SPARE).unwrap() };
     let want = s.linear(4, d, f, |p| got_hidden[p * f..][..f].to_vec());
     assert_close("out", &s.device.written(&out, p * d), &want, bound(T::DTYPE));
 }
@@ -79,7 +79,8 @@ fn forward<T: Element>(case: &Case) {
 fn backward<T: Element>(case: &Case) {
     println!("{:?} {case:?}", T::DTYPE);
     let s = Setup::<T>::new(case);
-    let (d, f, p, parts) = (case.width, case.expert_width, case.pairs(), experts::parts(case.expert_width));
+    let tile = case.tile(T::DTYPE);
+    let (d, f, p, parts) = (case.width, case.expert_width, case.pairs(), experts::parts(case.expert_width, tile));
     let [experts_weights, shared_weights] = s.weights();
     let room = |width: usize| s.device.room::<T>(case.offset, case.before * width, (p + SPARE) * width);
     let (dinner, dglu, weighted, dx) = (room(f), room(f), room(f), room(d));
@@ -104,7 +105,7 @@ fn backward<T: Element>(case: &Case) {
         activation: case.activation as i32,
         parts: parts as i32,
     };
-    unsafe { experts::dinner(&s.device.queue(), T::DTYPE, &args, case.before + p + SPARE).unwrap() };
+    unsafe { experts::dinner(&s.device.queue(), T::DTYPE, case.tile(T::DTYPE), &args, case.before + p + SPARE).unwrap() };
     let (mut want_dinner, mut want_dglu, mut want_weighted, mut want_parts) = (vec![], vec![], vec![], vec![0.0; p * parts]);
     for pair in 0..p {
         let (dy, fc2, w) = (s.x_of(pair), s.parameter(4, pair, d * f), s.pair_weight[pair]);
@@ -115,7 +116,7 @@ fn backward<T: Element>(case: &Case) {
             want_dinner.push(w * dhidden * if case.gated { act.value(g) } else { act.slope(v) });
             want_dglu.push(w * dhidden * v * act.slope(g));
             want_weighted.push(w * hidden);
-            want_parts[pair * parts + c / experts::TILE_COLS] += dhidden * hidden;
+            want_parts[pair * parts + c / tile.columns] += dhidden * hidden;
         }
     }
     let bound = bound(T::DTYPE);
@@ -138,7 +139,7 @@ fn backward<T: Element>(case: &Case) {
         expert_width: f as i32,
         experts: case.segments.len() as i32,
     };
-    unsafe { experts::dx(&s.device.queue(), T::DTYPE, &args, case.before + p + SPARE).unwrap() };
+    unsafe { experts::dx(&s.device.queue(), T::DTYPE, case.tile(T::DTYPE), &args, case.before + p + SPARE).unwrap() };
     let mut want = vec![0.0; p * d];
     for (pair, want) in want.chunks_mut(d).enumerate() {
         let maps = [(&inner, 0), (&glu, 2)];
@@ -221,7 +222,7 @@ fn gradients<T: Element, G: Element>(case: &Case, accumulate: bool) {
         accumulate: i32::from(accumulate),
         has_shared,
     };
-    unsafe { experts::dfc1(&s.device.queue(), T::DTYPE, &args, case.before + p + SPARE).unwrap() };
+    unsafe { experts::dfc1(&s.device.queue(), T::DTYPE, case.tile(T::DTYPE), &args, case.before + p + SPARE).unwrap() };
     let args = ExpertsDfc2 {
         dy: s.x.at(),
         weighted: dinner.at(),
@@ -236,7 +237,7 @@ fn gradients<T: Element, G: Element>(case: &Case, accumulate: bool) {
         accumulate: i32::from(accumulate),
         has_shared,
     };
-    unsafe { experts::dfc2(&s.device.queue(), T::DTYPE, &args, case.before + p + SPARE).unwrap() };
+    unsafe { experts::dfc2(&s.device.queue(), T::DTYPE, case.tile(T::DTYPE), &args, case.before + p + SPARE).unwrap() };
 
     for (pair, &w) in s.pair_weight.iter().enumerate() {
         let of = s.expert_of[pair];
@@ -369,7 +370,7 @@ fn wrong_arguments_are_refused_in_one_sentence() {
         ..Default::default()
     };
     let down = |args: ExpertsDown, dtype: DType, pairs: usize| {
-        unsafe { experts::down(&s.device.queue(), dtype, &args, pairs) }.unwrap_err().to_string()
+        unsafe { experts::down(&s.device.queue(), dtype, s.case.tile(dtype), &args, pairs) }.unwrap_err().to_string()
     };
     assert_eq!(down(ExpertsDown { out: 0, ..right }, DType::F32, 3), "out must be given, but is none");
     assert!(down(ExpertsDown { width: 0, ..right }, DType::F32, 3).starts_with("the width must be from 1"));
@@ -391,6 +392,7 @@ fn wrong_arguments_are_refused_in_one_sentence() {
         parts: 2,
         ..Default::default()
     };
-    let refused = unsafe { experts::dinner(&s.device.queue(), DType::F32, &parts, 3) }.unwrap_err().to_string();
+    let refused =
+        unsafe { experts::dinner(&s.device.queue(), DType::F32, s.case.tile(DType::F32), &parts, 3) }.unwrap_err().to_string();
     assert_eq!(refused, "the number of parts must be 1, but is 2");
 }

@@ -77,10 +77,10 @@ struct Ffma {
 };
 }
 
-KERNEL(experts_up_ffma_f32, ExpertsUp, 256, 1, experts::grouped<experts::Ffma, experts::Up<float, false>>(p))
-KERNEL(experts_up_gated_ffma_f32, ExpertsUp, 256, 1, experts::grouped<experts::Ffma, experts::Up<float, true>>(p))
-KERNEL(experts_down_ffma_f32, ExpertsDown, 256, 1, experts::grouped<experts::Ffma, experts::Down<float>>(p))
-KERNEL(experts_dinner_ffma_f32, ExpertsDinner, 256, 1, experts::grouped<experts::Ffma, experts::Dinner<float>>(p))
-KERNEL(experts_dx_ffma_f32, ExpertsDx, 256, 1, experts::grouped<experts::Ffma, experts::Dx<float>>(p))
-KERNEL(experts_dfc1_ffma_f32, ExpertsDfc1, 256, 1, experts::grouped<experts::Ffma, experts::Dfc1<float>>(p))
-KERNEL(experts_dfc2_ffma_f32, ExpertsDfc2, 256, 1, experts::grouped<experts::Ffma, experts::Dfc2<float>>(p))
+KERNEL(experts_up_ffma_128x128_f32, ExpertsUp, 256, 1, experts::grouped<experts::Ffma, experts::Up<float, false>>(p))
+KERNEL(experts_up_gated_ffma_128x128_f32, ExpertsUp, 256, 1, experts::grouped<experts::Ffma, experts::Up<float, true>>(p))
+KERNEL(experts_down_ffma_128x128_f32, ExpertsDown, 256, 1, experts::grouped<experts::Ffma, experts::Down<float>>(p))
+KERNEL(experts_dinner_ffma_128x128_f32, ExpertsDinner, 256, 1, experts::grouped<experts::Ffma, experts::Dinner<float>>(p))
+KERNEL(experts_dx_ffma_128x128_f32, ExpertsDx, 256, 1, experts::grouped<experts::Ffma, experts::Dx<float>>(p))
+KERNEL(experts_dfc1_ffma_128x128_f32, ExpertsDfc1, 256, 1, experts::grouped<experts::Ffma, experts::Dfc1<float>>(p))
+KERNEL(experts_dfc2_ffma_128x128_f32, ExpertsDfc2, 256, 1, experts::grouped<experts::Ffma, experts::Dfc2<float>>(p))

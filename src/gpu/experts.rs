@@ -8,28 +8,23 @@ use super::Queue;
 use super::args::*;
 use super::driver::Shape;
 use super::limits::{instance, most_tiles, present};
+use super::plan::{Engine, Tile};
 use crate::config::Activation;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 
-/// Pairs of one expert in a tile: what route cuts its tile list by.
-pub const TILE_ROWS: usize = 128;
-/// Columns in a tile.
-pub const TILE_COLS: usize = 128;
-
-const SHARED_BYTES: u32 = 96 << 10;
 const MOST: usize = i32::MAX as usize - 1024;
 
-/// How many parts of each pair's weight gradient `dinner` writes.
-pub fn parts(expert_width: usize) -> usize {
-    expert_width.div_ceil(TILE_COLS)
+/// How many parts of each pair's weight gradient `dinner` writes with that tile.
+pub fn parts(expert_width: usize, dinner: Tile) -> usize {
+    expert_width.div_ceil(dinner.columns)
 }
 
-/// Launches `up` over at most `pairs` pairs.
+/// Launches `up` over at most `pairs` pairs, whose list of tiles was cut by the tile's rows.
 ///
 /// # Safety
 /// Every address in `args` holds what its field says, or is 0 where it may be none, until the stream has passed the launch.
-pub unsafe fn up(queue: &Queue<'_>, dtype: DType, args: &ExpertsUp, pairs: usize) -> Result<()> {
+pub unsafe fn up(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &ExpertsUp, pairs: usize) -> Result<()> {
     let a = args;
     check(pairs, [a.width, a.expert_width, a.experts], &a.pairs)?;
     check_activation(a.activation)?;
@@ -43,33 +38,33 @@ pub unsafe fn up(queue: &Queue<'_>, dtype: DType, args: &ExpertsUp, pairs: usize
     if has_shared && gated != (shared.glu_weight != 0) {
         return Err(Error::Refused("the experts and the shared expert must all be gated, or none of them".into()));
     }
-    let (kernel, columns) = if gated { ("up_gated", TILE_COLS / 2) } else { ("up", TILE_COLS) };
-    let tiles = pair_tiles(pairs, a.experts, has_shared, a.expert_width, columns)?;
+    let (kernel, columns) = if gated { ("up_gated", tile.columns / 2) } else { ("up", tile.columns) };
+    let tiles = pair_tiles(pairs, a.experts, has_shared, a.expert_width, tile.rows, columns)?;
     // SAFETY: the caller's promise.
-    unsafe { launch(queue, kernel, dtype, tiles, args) }
+    unsafe { launch(queue, kernel, dtype, tile, tiles, args) }
 }
 
 /// Launches `down` over at most `pairs` pairs.
 ///
 /// # Safety
 /// As [`up`].
-pub unsafe fn down(queue: &Queue<'_>, dtype: DType, args: &ExpertsDown, pairs: usize) -> Result<()> {
+pub unsafe fn down(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &ExpertsDown, pairs: usize) -> Result<()> {
     let a = args;
     check(pairs, [a.width, a.expert_width, a.experts], &a.pairs)?;
     if pairs == 0 {
         return Ok(());
     }
     present(&[("hidden", a.hidden), ("out", a.out), ("fc2's weight", a.experts_weights.fc2_weight)])?;
-    let tiles = pair_tiles(pairs, a.experts, a.shared_weights.fc2_weight != 0, a.width, TILE_COLS)?;
+    let tiles = pair_tiles(pairs, a.experts, a.shared_weights.fc2_weight != 0, a.width, tile.rows, tile.columns)?;
     // SAFETY: the caller's promise.
-    unsafe { launch(queue, "down", dtype, tiles, args) }
+    unsafe { launch(queue, "down", dtype, tile, tiles, args) }
 }
 
 /// Launches `dinner` over at most `pairs` pairs.
 ///
 /// # Safety
 /// As [`up`].
-pub unsafe fn dinner(queue: &Queue<'_>, dtype: DType, args: &ExpertsDinner, pairs: usize) -> Result<()> {
+pub unsafe fn dinner(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &ExpertsDinner, pairs: usize) -> Result<()> {
     let a = args;
     check(pairs, [a.width, a.expert_width, a.experts], &a.pairs)?;
     check_activation(a.activation)?;
@@ -84,19 +79,20 @@ pub unsafe fn dinner(queue: &Queue<'_>, dtype: DType, args: &ExpertsDinner, pair
     if (a.glu == 0) != (a.dglu == 0) {
         return Err(Error::Refused("dinner needs both glu and dglu, or neither".into()));
     }
-    if a.parts as usize != parts(a.expert_width as usize) {
-        return Err(Error::config("the number of parts", parts(a.expert_width as usize).to_string(), a.parts));
+    let parts = parts(a.expert_width as usize, tile);
+    if a.parts as usize != parts {
+        return Err(Error::config("the number of parts", parts.to_string(), a.parts));
     }
-    let tiles = pair_tiles(pairs, a.experts, a.shared_weights.fc2_weight != 0, a.expert_width, TILE_COLS)?;
+    let tiles = pair_tiles(pairs, a.experts, a.shared_weights.fc2_weight != 0, a.expert_width, tile.rows, tile.columns)?;
     // SAFETY: the caller's promise.
-    unsafe { launch(queue, "dinner", dtype, tiles, args) }
+    unsafe { launch(queue, "dinner", dtype, tile, tiles, args) }
 }
 
 /// Launches `dx` over at most `pairs` pairs.
 ///
 /// # Safety
 /// As [`up`].
-pub unsafe fn dx(queue: &Queue<'_>, dtype: DType, args: &ExpertsDx, pairs: usize) -> Result<()> {
+pub unsafe fn dx(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &ExpertsDx, pairs: usize) -> Result<()> {
     let a = args;
     check(pairs, [a.width, a.expert_width, a.experts], &a.pairs)?;
     if pairs == 0 {
@@ -111,16 +107,16 @@ pub unsafe fn dx(queue: &Queue<'_>, dtype: DType, args: &ExpertsDx, pairs: usize
             present(&[("the shared expert's glu weight", shared.glu_weight)])?;
         }
     }
-    let tiles = pair_tiles(pairs, a.experts, has_shared, a.width, TILE_COLS)?;
+    let tiles = pair_tiles(pairs, a.experts, has_shared, a.width, tile.rows, tile.columns)?;
     // SAFETY: the caller's promise.
-    unsafe { launch(queue, "dx", dtype, tiles, args) }
+    unsafe { launch(queue, "dx", dtype, tile, tiles, args) }
 }
 
 /// Launches `dfc1` over at most `pairs` pairs; where there are none, it still writes zeros.
 ///
 /// # Safety
 /// As [`up`].
-pub unsafe fn dfc1(queue: &Queue<'_>, dtype: DType, args: &ExpertsDfc1, pairs: usize) -> Result<()> {
+pub unsafe fn dfc1(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &ExpertsDfc1, pairs: usize) -> Result<()> {
     let a = args;
     check(pairs, [a.width, a.expert_width, a.experts], &a.pairs)?;
     check_stride(a.x_stride, a.width)?;
@@ -135,16 +131,16 @@ pub unsafe fn dfc1(queue: &Queue<'_>, dtype: DType, args: &ExpertsDfc1, pairs: u
         }
     }
     let maps = if gated { 2 } else { 1 };
-    let tiles = weight_tiles(a.experts, a.has_shared, maps, a.expert_width, a.width)?;
+    let tiles = weight_tiles(tile, a.experts, a.has_shared, maps, a.expert_width, a.width)?;
     // SAFETY: the caller's promise.
-    unsafe { launch(queue, "dfc1", dtype, tiles, args) }
+    unsafe { launch(queue, "dfc1", dtype, tile, tiles, args) }
 }
 
 /// Launches `dfc2` over at most `pairs` pairs; where there are none, it still writes zeros.
 ///
 /// # Safety
 /// As [`up`].
-pub unsafe fn dfc2(queue: &Queue<'_>, dtype: DType, args: &ExpertsDfc2, pairs: usize) -> Result<()> {
+pub unsafe fn dfc2(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &ExpertsDfc2, pairs: usize) -> Result<()> {
     let a = args;
     check(pairs, [a.width, a.expert_width, a.experts], &a.pairs)?;
     check_stride(a.dy_stride, a.width)?;
@@ -155,9 +151,9 @@ pub unsafe fn dfc2(queue: &Queue<'_>, dtype: DType, args: &ExpertsDfc2, pairs: u
     for gradients in given(&a.experts_gradients, &a.shared_gradients, a.has_shared) {
         present(&[("a place for fc2's gradient", gradients.fc2_weight)])?;
     }
-    let tiles = weight_tiles(a.experts, a.has_shared, 1, a.width, a.expert_width)?;
+    let tiles = weight_tiles(tile, a.experts, a.has_shared, 1, a.width, a.expert_width)?;
     // SAFETY: the caller's promise.
-    unsafe { launch(queue, "dfc2", dtype, tiles, args) }
+    unsafe { launch(queue, "dfc2", dtype, tile, tiles, args) }
 }
 
 /// The gradients that are written: the shared expert's only where there is one.
@@ -170,12 +166,12 @@ fn given<'a>(
 }
 
 /// Tiles of each weight's gradient [rows, columns], of so many weights of each expert.
-fn weight_tiles(experts: i32, has_shared: i32, weights: usize, rows: i32, columns: i32) -> Result<usize> {
+fn weight_tiles(tile: Tile, experts: i32, has_shared: i32, weights: usize, rows: i32, columns: i32) -> Result<usize> {
     if !(0..2).contains(&has_shared) {
         return Err(Error::config("has_shared", "0 or 1", has_shared));
     }
     let of = |size: i32, tile: usize| (size as usize).div_ceil(tile);
-    let whole = [(experts + has_shared) as usize, weights, of(rows, TILE_ROWS), of(columns, TILE_COLS)];
+    let whole = [(experts + has_shared) as usize, weights, of(rows, tile.rows), of(columns, tile.columns)];
     crate::error::product("a grid of tiles", &whole)
 }
 
@@ -212,23 +208,33 @@ fn check_stride(stride: i64, width: i32) -> Result<()> {
 }
 
 /// Tiles of pairs by tiles of columns.
-fn pair_tiles(pairs: usize, experts: i32, shared: bool, columns: i32, tile_columns: usize) -> Result<usize> {
-    let down = most_tiles(pairs, experts as usize + usize::from(shared), TILE_ROWS);
+fn pair_tiles(pairs: usize, experts: i32, shared: bool, columns: i32, tile_rows: usize, tile_columns: usize) -> Result<usize> {
+    let down = most_tiles(pairs, experts as usize + usize::from(shared), tile_rows);
     crate::error::product("a grid of tiles", &[down, (columns as usize).div_ceil(tile_columns)])
 }
 
+/// Shared memory of a block, and how many blocks a multiprocessor that has so much of it holds at the same time.
+fn block(engine: Engine, shared_bytes: u32) -> (u32, u32) {
+    let three_stages = 96 << 10;
+    match engine {
+        // Its registers leave room for one.
+        Engine::Ffma => (three_stages, 1),
+        // What a block may have is nearly all that a multiprocessor has: two of ours fit from 192 KiB on.
+        Engine::Mma => (three_stages, (shared_bytes / three_stages).clamp(1, 2)),
+        Engine::Wgmma => (227 << 10, 1),
+    }
+}
+
 /// As many blocks as run at the same time, or fewer where there is less to do.
-unsafe fn launch<A: Args>(queue: &Queue<'_>, what: &str, dtype: DType, tiles: usize, args: &A) -> Result<()> {
-    let engine = if dtype == DType::F32 { "ffma" } else { "mma" };
-    let kernel = instance(&format!("experts_{what}_{engine}"), dtype)?;
+unsafe fn launch<A: Args>(queue: &Queue<'_>, what: &str, dtype: DType, tile: Tile, tiles: usize, args: &A) -> Result<()> {
+    let kernel = instance(&tile.kernel(what), dtype)?;
     let facts = queue.driver.facts();
-    // What a block may have is nearly all that a multiprocessor has; two of ours fit from 192 KiB on, but for f32's registers.
-    let each = if dtype == DType::F32 { 1 } else { (facts.shared_bytes / SHARED_BYTES).clamp(1, 2) };
+    let (shared_bytes, each) = block(tile.engine, facts.shared_bytes);
     let resident = facts.multiprocessors * each;
     if tiles > MOST - resident as usize {
         return Err(Error::TooLarge { what: "a grid of tiles", sizes: vec![tiles] });
     }
-    let shape = Shape::blocks(tiles.min(resident as usize) as u32).shared(SHARED_BYTES);
+    let shape = Shape::blocks(tiles.min(resident as usize) as u32).shared(shared_bytes);
     // SAFETY: the caller's promise.
     unsafe { queue.launch(&kernel, shape, args) }
 }

@@ -18,6 +18,7 @@ pub mod limits;
 pub mod machine;
 pub mod moe;
 pub mod moments;
+pub mod plan;
 #[cfg(feature = "cuda")]
 pub mod report;
 pub mod route;

@@ -5,13 +5,14 @@
 
 use super::uniform;
 use bytemuck::Pod;
-use fair_moe::Element;
+use fair_moe::gpu::Queue;
 use fair_moe::gpu::args::{ExpertWeights, Pairs};
 use fair_moe::gpu::buffer::Buffer;
 use fair_moe::gpu::driver::emulated::{Emulated, Settings};
 use fair_moe::gpu::driver::{Arch, Driver};
+use fair_moe::gpu::plan::{Engine, Tile};
 use fair_moe::gpu::session::Session;
-use fair_moe::gpu::{Queue, experts};
+use fair_moe::{DType, Element};
 use std::sync::Arc;
 
 /// Room beyond the pairs that there are, since the host knows only a bound of them.
@@ -35,6 +36,8 @@ pub struct Case {
     /// How many pairs and rows, of no use, come before those that the experts have.
     pub before: usize,
     pub seed: u64,
+    /// None: the general one of the dtype.
+    pub tile: Option<Tile>,
 }
 
 impl Case {
@@ -52,6 +55,7 @@ impl Case {
             gap: 0,
             before: 0,
             seed: 0,
+            tile: None,
         }
     }
 
@@ -77,10 +81,15 @@ impl Case {
         self.offsets().windows(2).enumerate().flat_map(|(e, w)| vec![e; w[1] - w[0]]).collect()
     }
 
-    pub fn tiles(&self) -> Vec<i32> {
+    /// What a block computes at a time.
+    pub fn tile(&self, dtype: DType) -> Tile {
+        let general = if dtype == DType::F32 { Engine::Ffma } else { Engine::Mma };
+        self.tile.unwrap_or(Tile::new(general, 128, 128))
+    }
+
+    pub fn tiles(&self, rows: usize) -> Vec<i32> {
         let offsets = self.offsets();
-        let of =
-            |e: usize| (offsets[e]..offsets[e + 1]).step_by(experts::TILE_ROWS).flat_map(move |first| [e as i32, first as i32]);
+        let of = |e: usize| (offsets[e]..offsets[e + 1]).step_by(rows).flat_map(move |first| [e as i32, first as i32]);
         let tiles: Vec<i32> = (0..offsets.len() - 1).flat_map(of).collect();
         [tiles.len() as i32 / 2].into_iter().chain(tiles).collect()
     }
@@ -185,7 +194,8 @@ impl<T: Element> Setup<T> {
             parameters,
             buffers: (
                 device.behind(case.before, &[&weights[..], &[f32::NAN; SPARE]].concat()),
-                [(0, &offsets), (case.before, &rows), (0, &case.tiles())].map(|(n, v)| device.behind(n, v)),
+                [(0, &offsets), (case.before, &rows), (0, &case.tiles(case.tile(T::DTYPE).rows))]
+                    .map(|(n, v)| device.behind(n, v)),
             ),
             pair_weight: weights.iter().map(|&w| f64::from(w)).collect(),
             expert_of: case.expert_of(),

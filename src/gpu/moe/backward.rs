@@ -13,6 +13,7 @@ use crate::gpu::args::{
 };
 use crate::gpu::carve::expect_room;
 use crate::gpu::driver::{Facts, Pointer};
+use crate::gpu::plan::Plan;
 use crate::gpu::{Queue, combine, experts, gate, route};
 use crate::moe::GradientMode;
 use crate::parameters::{Param, Parameters};
@@ -53,6 +54,7 @@ pub struct MoeBackwardArgs {
 pub struct Backward {
     dtype: DType,
     pairs: usize,
+    plan: Plan,
     dinner: ExpertsDinner,
     dfc2: ExpertsDfc2,
     dx: ExpertsDx,
@@ -83,6 +85,7 @@ impl Backward {
         let (space, bytes) = backward_space(facts, config, input.dtype, &sizes, args.workspace.at)?;
         expect_room("the workspace of the backward pass", bytes, args.workspace)?;
 
+        let plan = super::plan(facts, config, input, &sizes, &[(args.workspace.at, 0), (args.dy, args.dy_stride)]);
         let pairs = super::pairs(state);
         let [rows, width, experts, top_k] = [sizes.rows, config.width, config.experts.count, config.top_k].map(|n| n as i32);
         let (expert_width, activation) = (config.experts.width as i32, config.experts.activation as i32);
@@ -92,7 +95,7 @@ impl Backward {
         let gradient_f32 = i32::from(args.gradient_dtype == DType::F32);
         let accumulate = i32::from(args.mode == GradientMode::Accumulate);
         let has_shared = config.shared_expert.into();
-        let parts = experts::parts(config.experts.width) as i32;
+        let parts = experts::parts(config.experts.width, plan.dinner) as i32;
         let (experts_weights, shared_weights) = weights_of(&parameters);
         let (experts_gradients, shared_gradients) = gradients_of(&gradients);
         let parameter = |p: Param| parameters[p];
@@ -227,7 +230,7 @@ impl Backward {
             width,
             top_k,
         };
-        Ok(Self { dtype: input.dtype, pairs: sizes.pairs, dinner, dfc2, dx, dfc1, route, gate_rows, gate_weights, combine })
+        Ok(Self { dtype: input.dtype, pairs: sizes.pairs, plan, dinner, dfc2, dx, dfc1, route, gate_rows, gate_weights, combine })
     }
 
     /// All of it, in order.
@@ -251,10 +254,10 @@ impl Backward {
     pub unsafe fn experts(&self, queue: &Queue<'_>) -> Result<()> {
         // SAFETY: the caller's promise.
         unsafe {
-            experts::dinner(queue, self.dtype, &self.dinner, self.pairs)?;
-            experts::dfc2(queue, self.dtype, &self.dfc2, self.pairs)?;
-            experts::dx(queue, self.dtype, &self.dx, self.pairs)?;
-            experts::dfc1(queue, self.dtype, &self.dfc1, self.pairs)
+            experts::dinner(queue, self.dtype, self.plan.dinner, &self.dinner, self.pairs)?;
+            experts::dfc2(queue, self.dtype, self.plan.dfc2, &self.dfc2, self.pairs)?;
+            experts::dx(queue, self.dtype, self.plan.dx, &self.dx, self.pairs)?;
+            experts::dfc1(queue, self.dtype, self.plan.dfc1, &self.dfc1, self.pairs)
         }
     }
 

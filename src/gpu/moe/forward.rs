@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::gpu::args::{Combine, ExpertsDown, ExpertsUp, GateForward, RouteForward};
 use crate::gpu::carve::expect_room;
 use crate::gpu::driver::{Facts, Pointer};
+use crate::gpu::plan::Plan;
 use crate::gpu::{Queue, combine, experts, gate, route};
 use crate::parameters::Param;
 
@@ -38,6 +39,7 @@ pub struct MoeForwardArgs {
 pub struct Forward {
     dtype: DType,
     pairs: usize,
+    plan: Plan,
     gate: GateForward,
     route: RouteForward,
     up: ExpertsUp,
@@ -58,6 +60,7 @@ impl Forward {
         let (space, bytes) = forward_space(facts, config, input.dtype, &sizes, args.workspace.at)?;
         expect_room("the workspace of the forward pass", bytes, args.workspace)?;
 
+        let plan = super::plan(facts, config, input, &sizes, &[(args.workspace.at, 0)]);
         let pairs = super::pairs(state);
         let [rows, width, experts, top_k] = [sizes.rows, config.width, config.experts.count, config.top_k].map(|n| n as i32);
         let (token_stride, sample_stride) = input.layout.strides(input.tokens, input.samples);
@@ -110,7 +113,7 @@ impl Forward {
             top_k,
             capacity: config.capacity_of(input.tokens, input.samples)?.unwrap_or(0) as i32,
             batch_scope: (config.capacity_scope == crate::config::CapacityScope::Batch).into(),
-            tile_rows: experts::TILE_ROWS as i32,
+            tile_rows: plan.rows() as i32,
         };
         let up = ExpertsUp {
             x: input.x,
@@ -151,7 +154,7 @@ impl Forward {
             width,
             top_k,
         };
-        Ok(Self { dtype: input.dtype, pairs: sizes.pairs, gate, route, up, down, combine })
+        Ok(Self { dtype: input.dtype, pairs: sizes.pairs, plan, gate, route, up, down, combine })
     }
 
     /// All of it, in order.
@@ -193,8 +196,8 @@ impl Forward {
     pub unsafe fn experts(&self, queue: &Queue<'_>) -> Result<()> {
         // SAFETY: the caller's promise.
         unsafe {
-            experts::up(queue, self.dtype, &self.up, self.pairs)?;
-            experts::down(queue, self.dtype, &self.down, self.pairs)
+            experts::up(queue, self.dtype, self.plan.up, &self.up, self.pairs)?;
+            experts::down(queue, self.dtype, self.plan.down, &self.down, self.pairs)
         }
     }
 

@@ -4,7 +4,6 @@ use super::{Resident, State, StatePart};
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::gpu::buffer::Buffer;
-use crate::gpu::experts::TILE_ROWS;
 use crate::moe::{MoeState, NO_PAIR, Routing};
 use bytemuck::Pod;
 
@@ -48,6 +47,7 @@ impl<T: Element> Resident<T> {
         for (i, &row) in shared.iter().enumerate() {
             shared_pairs[row as usize] = (pairs + i) as u32;
         }
+        let tile_rows = self.plan()?.rows();
         let pair_row = [&routing.pair_row, shared].concat();
         let mut pair_weight = routing.pair_weight.clone();
         pair_weight.resize(pair_row.len(), T::Wide::from_f64(1.0));
@@ -65,7 +65,7 @@ impl<T: Element> Resident<T> {
             StatePart::ExpertOffsets => self.write(&offsets),
             StatePart::PairRow => self.write(&pair_row),
             StatePart::PairWeight => self.write(&pair_weight),
-            StatePart::Tiles => self.write(&tiles(&offsets)),
+            StatePart::Tiles => self.write(&tiles(&offsets, tile_rows)),
             StatePart::Inner => self.write(&state.inner),
             StatePart::Glu => self.write(&state.glu),
         })
@@ -81,8 +81,8 @@ impl<T: Element> Resident<T> {
 }
 
 /// The number of tiles, then (expert, first pair) of each.
-fn tiles(offsets: &[u32]) -> Vec<u32> {
-    let of_expert = |(e, at): (usize, &[u32])| (at[0]..at[1]).step_by(TILE_ROWS).map(move |first| [e as u32, first]);
+fn tiles(offsets: &[u32], tile_rows: usize) -> Vec<u32> {
+    let of_expert = |(e, at): (usize, &[u32])| (at[0]..at[1]).step_by(tile_rows).map(move |first| [e as u32, first]);
     let tiles: Vec<[u32; 2]> = offsets.windows(2).enumerate().flat_map(of_expert).collect();
     [&[tiles.len() as u32], tiles.as_flattened()].concat()
 }

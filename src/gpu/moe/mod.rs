@@ -25,8 +25,9 @@ pub use workspace::{backward_workspace_bytes, forward_workspace_bytes};
 
 use super::Queue;
 use super::args::{ExpertGradients, ExpertWeights, Pairs};
-use super::driver::{Arch, Pointer};
+use super::driver::{Arch, Facts, Pointer};
 use super::kernels::{KERNELS, Kernel};
+use super::plan::Plan;
 use crate::config::MoeConfig;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -148,6 +149,17 @@ fn expect_parts(config: &MoeConfig, input: &DeviceInput, state: &State<Pointer>,
         .into_iter()
         .filter(|&part| layout[part] > 0)
         .try_for_each(|part| expect_address(|| part.name().into(), state[part]))
+}
+
+/// The tiles of a pass whose products read x, the weights, and `others`: addresses, and the strides of their rows.
+fn plan(facts: &Facts, config: &MoeConfig, input: &DeviceInput, sizes: &Sizes, others: &[(Pointer, usize)]) -> Plan {
+    use Param::*;
+    let weights = [ExpertsFc1Weight, ExpertsGluWeight, ExpertsFc2Weight, SharedFc1Weight, SharedGluWeight, SharedFc2Weight];
+    let weights = weights.into_iter().filter(|p| p.len(config) > 0).map(|p| (input.parameters[p], 0));
+    let operands = weights.chain([(input.x, input.x_stride)]).chain(others.iter().copied());
+    let aligned = |(at, stride): (Pointer, usize)| at % 16 == 0 && stride % (16 / input.dtype.bytes()) == 0;
+    let plan = Plan::new(facts, config, input.dtype, sizes);
+    if operands.into_iter().all(aligned) { plan } else { plan.without_maps() }
 }
 
 fn pairs(state: &State<Pointer>) -> Pairs {

@@ -1,7 +1,7 @@
 //! A layer's buffers on a device, made from the host's slices: what `Moe` runs on, and what tests and benchmarks launch from.
 
 use super::{
-    Backward, DeviceInput, Forward, MoeBackwardArgs, MoeForwardArgs, State, Workspace, backward_workspace_bytes,
+    Backward, DeviceInput, Forward, MoeBackwardArgs, MoeForwardArgs, Sizes, State, Workspace, backward_workspace_bytes,
     forward_workspace_bytes, kernels, state_layout,
 };
 use crate::config::MoeConfig;
@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::gpu::Queue;
 use crate::gpu::buffer::Buffer;
 use crate::gpu::driver::{Driver, Pointer};
+use crate::gpu::plan::Plan;
 use crate::gpu::session::Session;
 use crate::moe::{GradientMode, Layout, MoeInput, Upstream};
 use crate::parameters::{Param, Parameters};
@@ -91,6 +92,12 @@ impl<T: Element> Resident<T> {
     /// N.
     pub fn rows(&self) -> usize {
         self.tokens * self.samples
+    }
+
+    /// How its experts' products are cut.
+    pub fn plan(&self) -> Result<Plan> {
+        let sizes = Sizes::new(&self.config, self.tokens, self.samples, self.needed_rows.len())?;
+        Ok(Plan::new(self.queue().driver.facts(), &self.config, T::DTYPE, &sizes))
     }
 
     /// Its addresses.

@@ -4,8 +4,8 @@ use crate::config::{CapacityScope, MoeConfig};
 use crate::dtype::DType;
 use crate::error::{Error, Result, all, product};
 use crate::gpu::driver::Pointer;
-use crate::gpu::experts;
 use crate::gpu::limits::most_tiles;
+use crate::gpu::plan::Tile;
 
 /// The counts that a layer's kernels go by. Each fits in 32 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub struct Sizes {
     pub routed_pairs: usize,
     /// Those, and the shared expert's.
     pub pairs: usize,
-    /// Tiles of pairs, at most.
+    /// Tiles of pairs, at most, whatever the tile.
     pub tiles: usize,
 }
 
@@ -41,7 +41,7 @@ impl Sizes {
         };
         let routed_pairs = chosen.min(taken);
         let pairs = routed_pairs + if config.shared_expert { needed } else { 0 };
-        let tiles = most_tiles(pairs, experts + usize::from(config.shared_expert), experts::TILE_ROWS);
+        let tiles = most_tiles(pairs, experts + usize::from(config.shared_expert), Tile::FEWEST_ROWS);
         let counts = [
             ("the number of rows", rows),
             ("the number of choices", product("the choices", &[rows, config.top_k])?),

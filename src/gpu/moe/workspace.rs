@@ -6,7 +6,8 @@ use crate::dtype::DType;
 use crate::error::Result;
 use crate::gpu::carve::Carve;
 use crate::gpu::driver::{Facts, Pointer};
-use crate::gpu::{experts, gate, route};
+use crate::gpu::plan::Tile;
+use crate::gpu::{gate, route};
 
 /// A forward pass's own buffers.
 pub(super) struct ForwardSpace {
@@ -78,13 +79,15 @@ pub(super) fn backward_space(
     let (bytes, inner) = (dtype.bytes(), [sizes.pairs, config.experts.width]);
     let hidden = config.gate.hidden.map_or(0, |h| h.width);
     let gate = gate::Cut::new(facts.multiprocessors, sizes.rows, config.width, hidden, config.experts.count, config.gate.bias)?;
+    // Of whichever tile.
+    let most_parts = config.experts.width.div_ceil(Tile::FEWEST_COLUMNS);
     let mut carve = Carve::new(block);
     let space = BackwardSpace {
         gate,
         dinner: carve.take("the gradient on the inner layer", &inner, bytes)?,
         dglu: if config.experts.gated { carve.take("the gradient on the gating map", &inner, bytes)? } else { 0 },
         weighted: carve.take("the weighted hidden layer", &inner, bytes)?,
-        dweight_parts: carve.take("the pairs' gradients", &[sizes.pairs, experts::parts(config.experts.width)], 4)?,
+        dweight_parts: carve.take("the pairs' gradients", &[sizes.pairs, most_parts], 4)?,
         dpairs: carve.take("the gradient on each pair's x", &[sizes.pairs, config.width], bytes)?,
         dlogits: carve.take("the gradient on the logits", &[sizes.rows, config.experts.count], 4)?,
         dhidden: carve.take("the gradient on the gate's hidden layer", &[sizes.rows, hidden], 4)?,
