@@ -1,12 +1,9 @@
 #pragma once
 #include "experts/load.cuh"
 
-// What an epilogue reads and writes. The product's tile lies in shared memory as f32, so that each thread has four neighbouring columns of
-// a row, whichever engine computed it, and a warp's accesses are coalesced.
+// What an epilogue reads and writes. The product's tile, or a part of it, lies in shared memory as f32, so that each thread has four
+// neighbouring columns of a row, whichever engine computed it, and a warp's accesses are coalesced.
 namespace experts {
-constexpr int kStagedStride = kTile + 8;           // in floats: 8 banks from row to row, so that fragments are stored without conflicts
-constexpr int kStagedBytes = kTile * kStagedStride * 4;
-
 PTX float4 operator+(float4 a, float4 b) { return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w}; }
 PTX float4 operator*(float4 a, float4 b) { return {a.x * b.x, a.y * b.y, a.z * b.z, a.w * b.w}; }
 PTX float4 operator*(float a, float4 b) { return {a * b.x, a * b.y, a * b.z, a * b.w}; }

@@ -1,6 +1,8 @@
 // experts, engine `ffma`: f32 products by scalar multiply-adds, see experts/grouped.cuh. 256 threads hold 8 by 8 of the tile each.
 #include "experts/backward.cuh"
+#include "experts/forward.cuh"
 #include "experts/gradients.cuh"
+#include "experts/grouped.cuh"
 
 namespace experts {
 struct Ffma {
@@ -75,12 +77,14 @@ struct Ffma {
       for (int j = 0; j < 8; j++) staged[place<AKMajor>(down(), i) * kStagedStride + place<BKMajor>(across(), j)] = acc[i][j];
   }
 };
+
+template <template <class, class> class Job, class Args> PTX void ffma(const Args& p) { grouped<Ffma, Job<float, BlockTile>>(p); }
 }
 
-KERNEL(experts_up_ffma_128x128_f32, ExpertsUp, 256, 1, experts::grouped<experts::Ffma, experts::Up<float, false>>(p))
-KERNEL(experts_up_gated_ffma_128x128_f32, ExpertsUp, 256, 1, experts::grouped<experts::Ffma, experts::Up<float, true>>(p))
-KERNEL(experts_down_ffma_128x128_f32, ExpertsDown, 256, 1, experts::grouped<experts::Ffma, experts::Down<float>>(p))
-KERNEL(experts_dinner_ffma_128x128_f32, ExpertsDinner, 256, 1, experts::grouped<experts::Ffma, experts::Dinner<float>>(p))
-KERNEL(experts_dx_ffma_128x128_f32, ExpertsDx, 256, 1, experts::grouped<experts::Ffma, experts::Dx<float>>(p))
-KERNEL(experts_dfc1_ffma_128x128_f32, ExpertsDfc1, 256, 1, experts::grouped<experts::Ffma, experts::Dfc1<float>>(p))
-KERNEL(experts_dfc2_ffma_128x128_f32, ExpertsDfc2, 256, 1, experts::grouped<experts::Ffma, experts::Dfc2<float>>(p))
+KERNEL(experts_up_ffma_128x128_f32, ExpertsUp, 256, 1, experts::ffma<experts::Up>(p))
+KERNEL(experts_up_gated_ffma_128x128_f32, ExpertsUp, 256, 1, experts::ffma<experts::UpGated>(p))
+KERNEL(experts_down_ffma_128x128_f32, ExpertsDown, 256, 1, experts::ffma<experts::Down>(p))
+KERNEL(experts_dinner_ffma_128x128_f32, ExpertsDinner, 256, 1, experts::ffma<experts::Dinner>(p))
+KERNEL(experts_dx_ffma_128x128_f32, ExpertsDx, 256, 1, experts::ffma<experts::Dx>(p))
+KERNEL(experts_dfc1_ffma_128x128_f32, ExpertsDfc1, 256, 1, experts::ffma<experts::Dfc1>(p))
+KERNEL(experts_dfc2_ffma_128x128_f32, ExpertsDfc2, 256, 1, experts::ffma<experts::Dfc2>(p))

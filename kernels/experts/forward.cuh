@@ -1,44 +1,31 @@
 #pragma once
-#include "experts/grouped.cuh"
-#include "experts/schedule.cuh"
+#include "experts/job.cuh"
 #include "lib/activation.cuh"
 
 // up: inner = x[row] fc1^T + b, hidden = act(inner); gated: also glu = x[row] glu^T + c, hidden = inner act(glu).
 // down: out = hidden fc2^T + b.
 namespace experts {
-struct Nothing {};
-
-// What the jobs of a tile of pairs have in common.
-struct OfPairs {
-  static constexpr bool kSums = false;
-  PairTile tile;
-  int rows, depth, segments;
-  int left;                                      // columns from this thread's first to the end of the product
-};
-
-template <class T, bool Gated> struct Up : OfPairs {
-  using Args = ExpertsUp;
+template <class T, class Tile, bool Gated> struct UpOf : OfPairs<ExpertsUp, Tile> {
+  using OfPairs<ExpertsUp, Tile>::p, OfPairs<ExpertsUp, Tile>::tile, OfPairs<ExpertsUp, Tile>::left;
   using Fetched = Nothing;
-  static constexpr int kColumns = Gated ? kTile / 2 : kTile;      // gated: 64 of fc1 and the same 64 of glu
-  const Args& p;
-  Operand<T, true, true> a;
-  Operand<T, true, false, Gated> b;
+  static constexpr int kColumns = Gated ? Tile::kColumns / 2 : Tile::kColumns;     // gated: so many of fc1, and the same of glu
+  static constexpr bool kSplit = Gated;
+  Operand<T, Tile::kRows, Tile::kLoaders, true, true> a;
+  Operand<T, Tile::kColumns, Tile::kLoaders, true, false, Gated> b;
   int64_t at;
   float4 bias, glu_bias;
 
-  PTX explicit Up(const Args& p) : p(p) {}
+  PTX explicit UpOf(const ExpertsUp& p) : OfPairs<ExpertsUp, Tile>(p) {}
+  PTX bool find(int number) { return this->find_pairs(number, p.expert_width, kColumns, p.width, 1); }
   PTX const T* weights(const void* experts, const void* shared, int64_t size) const {
     return of_expert<const T>(experts, shared, tile.expert, p.experts, size);
   }
-  PTX bool find(int number) {
-    if (!find_tile(p.pairs, number, p.expert_width, kColumns, tile)) return false;
+  PTX void open() {
     const ExpertWeights &w = p.experts_weights, &s = p.shared_weights;
     const int64_t size = int64_t(p.expert_width) * p.width, before = int64_t(tile.column) * p.width;
     a = {static_cast<const T*>(p.x), nullptr, p.x_stride, tile.rows, p.width, p.pairs.pair_row, tile.pair};
     const T* glu = Gated ? weights(w.glu_weight, s.glu_weight, size) + before : nullptr;
     b = {weights(w.fc1_weight, s.fc1_weight, size) + before, glu, p.width, p.expert_width - tile.column, p.width, nullptr, 0};
-    rows = tile.rows, depth = p.width, segments = 1;
-    return true;
   }
   PTX void begin_rows(int column) {
     const ExpertWeights &w = p.experts_weights, &s = p.shared_weights;
@@ -53,12 +40,13 @@ template <class T, bool Gated> struct Up : OfPairs {
     const int n = p.activation;
     return {activate(n, v.x).value, activate(n, v.y).value, activate(n, v.z).value, activate(n, v.w).value};
   }
-  PTX void finish(int row, const float* staged, const Fetched&) const {
+  // `second` has glu's columns, in gated experts.
+  PTX float finish(int row, const float* first, const float* second, const Fetched&) const {
     const int64_t to = at + int64_t(row) * p.expert_width;
-    const float4 inner = load_four(staged) + bias;
+    const float4 inner = load_four(first) + bias;
     float4 hidden;
     if (Gated) {
-      const float4 glu = load_four(staged + kColumns) + glu_bias;
+      const float4 glu = load_four(second) + glu_bias;
       if (p.glu) store_row(static_cast<T*>(p.glu) + to, left, glu);
       hidden = inner * act(glu);
     } else {
@@ -66,27 +54,29 @@ template <class T, bool Gated> struct Up : OfPairs {
     }
     if (p.inner) store_row(static_cast<T*>(p.inner) + to, left, inner);
     store_row(static_cast<T*>(p.hidden) + to, left, hidden);
+    return 0;
   }
 };
 
-template <class T> struct Down : OfPairs {
-  using Args = ExpertsDown;
+template <class T, class Tile> using Up = UpOf<T, Tile, false>;
+template <class T, class Tile> using UpGated = UpOf<T, Tile, true>;
+
+template <class T, class Tile> struct Down : OfPairs<ExpertsDown, Tile> {
+  static constexpr bool kAMapped = true;
+  using OfPairs<ExpertsDown, Tile>::p, OfPairs<ExpertsDown, Tile>::tile, OfPairs<ExpertsDown, Tile>::left;
   using Fetched = Nothing;
-  static constexpr int kColumns = kTile;
-  const Args& p;
-  Operand<T, true, false> a, b;
+  Operand<T, Tile::kRows, Tile::kLoaders, true, false> a;
+  Operand<T, Tile::kColumns, Tile::kLoaders, true, false> b;
   T* out;
   float4 bias;
 
-  PTX explicit Down(const Args& p) : p(p) {}
-  PTX bool find(int number) {
-    if (!find_tile(p.pairs, number, p.width, kColumns, tile)) return false;
+  PTX explicit Down(const ExpertsDown& p) : OfPairs<ExpertsDown, Tile>(p) {}
+  PTX bool find(int number) { return this->find_pairs(number, p.width, Tile::kColumns, p.expert_width, 1); }
+  PTX void open() {
     const int f = p.expert_width;
     a = {static_cast<const T*>(p.hidden) + int64_t(tile.pair) * f, nullptr, f, tile.rows, f, nullptr, 0};
     const T* fc2 = of_expert<const T>(p.experts_weights.fc2_weight, p.shared_weights.fc2_weight, tile.expert, p.experts, int64_t(p.width) * f);
     b = {fc2 + int64_t(tile.column) * f, nullptr, f, p.width - tile.column, f, nullptr, 0};
-    rows = tile.rows, depth = f, segments = 1;
-    return true;
   }
   PTX void begin_rows(int column) {
     column += tile.column;
@@ -95,6 +85,9 @@ template <class T> struct Down : OfPairs {
     bias = load_or_zeros(of_expert<const T>(p.experts_weights.fc2_bias, p.shared_weights.fc2_bias, tile.expert, p.experts, p.width), column, left);
   }
   PTX void fetch(int, Fetched&) const {}
-  PTX void finish(int row, const float* staged, const Fetched&) const { store_row(out + int64_t(row) * p.width, left, load_four(staged) + bias); }
+  PTX float finish(int row, const float* first, const float*, const Fetched&) const {
+    store_row(out + int64_t(row) * p.width, left, load_four(first) + bias);
+    return 0;
+  }
 };
 }

@@ -1,6 +1,5 @@
 #pragma once
-#include "experts/grouped.cuh"
-#include "experts/schedule.cuh"
+#include "experts/job.cuh"
 
 // dfc1 [F, D] = sum over an expert's pairs of dinner[p] x[row(p)]^T, and the same of dglu; dfc2 [D, F] of dy[row(p)] weighted[p]^T.
 // The biases' gradients are sums over the same pairs of the first operand, of dy times the pair's weight: the tiles of the first columns
@@ -16,11 +15,12 @@ PTX int columns_of(const ExpertsDfc1& p) { return p.width; }
 PTX int columns_of(const ExpertsDfc2& p) { return p.expert_width; }
 
 // What both have in common: a tile of one expert's gradient, T or f32. Little is kept in registers over the product.
-template <class T, class Arguments> struct OfWeight {
+template <class T, class Tile, class Arguments> struct OfWeight {
   using Args = Arguments;
   struct Fetched { float4 before; };
-  static constexpr bool kSums = true;
-  static constexpr int kColumns = kTile;
+  using Blocks = Tile;
+  static constexpr bool kSums = true, kParts = false, kSplit = false, kAMapped = false, kBMapped = false;
+  static constexpr int kColumns = Tile::kColumns;
   const Args& p;
   WeightTile tile;
   int pair;                                      // the expert's first
@@ -31,15 +31,16 @@ template <class T, class Arguments> struct OfWeight {
 
   PTX explicit OfWeight(const Args& p) : p(p) {}
   PTX bool find_weight(int number, int maps) {
-    if (!find_tile(p.experts + p.has_shared, maps, rows_of(p), columns_of(p), number, tile)) return false;
+    if (!find_tile<Tile>(p.experts + p.has_shared, maps, rows_of(p), columns_of(p), number, tile)) return false;
     pair = p.pairs.expert_offsets[tile.expert];
-    rows = min(kTile, rows_of(p) - tile.row);
+    rows = min(Tile::kRows, rows_of(p) - tile.row);
     depth = p.pairs.expert_offsets[tile.expert + 1] - pair;
     segments = 1;
     sums_first = tile.column == 0 && bias();
     return true;
   }
   PTX bool routed() const { return tile.expert < p.experts; }
+  PTX static int extras() { return 0; }
   PTX void* weight() const { return weight_of(p, routed() ? p.experts_gradients : p.shared_gradients, tile.map); }
   PTX void* bias() const { return bias_of(p, routed() ? p.experts_gradients : p.shared_gradients, tile.map); }
   PTX float4 before(const void* from, int64_t offset, int count) const {
@@ -57,47 +58,46 @@ template <class T, class Arguments> struct OfWeight {
     at = bias_at * columns_of(p) + tile.column + column;
   }
   PTX void fetch(int row, Fetched& f) const { f.before = before(weight(), at + int64_t(row) * columns_of(p), left); }
-  PTX void finish(int row, const float* staged, const Fetched& f) const {
-    write(weight(), at + int64_t(row) * columns_of(p), left, load_four(staged) + f.before);
+  PTX float finish(int row, const float* first, const float*, const Fetched& f) const {
+    write(weight(), at + int64_t(row) * columns_of(p), left, load_four(first) + f.before);
+    return 0;
   }
   PTX void finish_sum(int row, float total) const {
     if (row < rows) write(bias(), bias_at + row, 1, before(bias(), bias_at + row, 1) + float4{total, 0, 0, 0});
   }
 };
 
-template <class T> struct Dfc1 : OfWeight<T, ExpertsDfc1> {
-  Operand<T, false, false> a;
-  Operand<T, false, true> b;
+template <class T, class Tile> struct Dfc1 : OfWeight<T, Tile, ExpertsDfc1> {
+  Operand<T, Tile::kRows, Tile::kLoaders, false, false> a;
+  Operand<T, Tile::kColumns, Tile::kLoaders, false, true> b;
 
-  PTX explicit Dfc1(const ExpertsDfc1& p) : OfWeight<T, ExpertsDfc1>(p) {}
+  PTX explicit Dfc1(const ExpertsDfc1& p) : OfWeight<T, Tile, ExpertsDfc1>(p) {}
   PTX static const float* sum_weight() { return nullptr; }
-  PTX bool find(int number) {
+  PTX bool find(int number) { return this->find_weight(number, this->p.dglu ? 2 : 1); }
+  PTX void open() {
     const ExpertsDfc1& p = this->p;
-    if (!this->find_weight(number, p.dglu ? 2 : 1)) return false;
     const int pair = this->pair;
     const WeightTile& t = this->tile;
     const T* dinner = static_cast<const T*>(t.map ? p.dglu : p.dinner) + int64_t(pair) * p.expert_width + t.row;
     a = {dinner, nullptr, p.expert_width, this->depth, p.expert_width - t.row, nullptr, 0};
     b = {static_cast<const T*>(p.x) + t.column, nullptr, p.x_stride, this->depth, p.width - t.column, p.pairs.pair_row, pair};
-    return true;
   }
 };
 
-template <class T> struct Dfc2 : OfWeight<T, ExpertsDfc2> {
-  Operand<T, false, true> a;
-  Operand<T, false, false> b;
+template <class T, class Tile> struct Dfc2 : OfWeight<T, Tile, ExpertsDfc2> {
+  Operand<T, Tile::kRows, Tile::kLoaders, false, true> a;
+  Operand<T, Tile::kColumns, Tile::kLoaders, false, false> b;
 
-  PTX explicit Dfc2(const ExpertsDfc2& p) : OfWeight<T, ExpertsDfc2>(p) {}
+  PTX explicit Dfc2(const ExpertsDfc2& p) : OfWeight<T, Tile, ExpertsDfc2>(p) {}
   PTX const float* sum_weight() const { return this->p.pairs.pair_weight + this->pair; }
-  PTX bool find(int number) {
+  PTX bool find(int number) { return this->find_weight(number, 1); }
+  PTX void open() {
     const ExpertsDfc2& p = this->p;
-    if (!this->find_weight(number, 1)) return false;
     const int pair = this->pair;
     const WeightTile& t = this->tile;
     const T* weighted = static_cast<const T*>(p.weighted) + int64_t(pair) * p.expert_width + t.column;
     a = {static_cast<const T*>(p.dy) + t.row, nullptr, p.dy_stride, this->depth, p.width - t.row, p.pairs.pair_row, pair};
     b = {weighted, nullptr, p.expert_width, this->depth, p.expert_width - t.column, nullptr, 0};
-    return true;
   }
 };
 }

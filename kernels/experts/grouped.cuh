@@ -1,11 +1,12 @@
 #pragma once
-#include "experts/epilogue.cuh"
+#include "experts/job.cuh"
 #include "experts/sums.cuh"
+#include "lib/reduce.cuh"
 
-// The one skeleton of all grouped products of the experts: sum over k of a[m, k] b[n, k], a tile of 128 by 128 at a time.
+// The grouped products of the experts by the engines `ffma` and `mma`: sum over k of a[m, k] b[n, k], a tile of 128 by 128 at a time.
 //
-// An engine multiplies one step out of shared memory into its registers, and puts the finished tile into shared memory. A job names its
-// operands (`a`, `b`, `depth` of K, `segments`: once over it or twice), finds a tile by its number, and takes the product row by row.
+// An engine multiplies one step out of shared memory into its registers, and puts the finished tile into shared memory, from where the
+// job (experts/job.cuh) takes it row by row.
 //
 // Grid: any; blocks take tiles in turn. Threads 256. Shared memory: 3 stages of both operands, 98,304 bytes, where the finished tile lies
 // too when all steps are done. Deterministic: each sum has one order, whatever the grid. Launched by src/gpu/experts.rs.
@@ -30,6 +31,7 @@ template <class Engine, class Job> PTX void grouped(const typename Job::Args& p)
   for (int number = blockIdx.x; job.find(number); number += gridDim.x) {
     const int once = ceil_div(job.depth, kStep<T>), steps = job.segments * once;
     ColumnSums<T> sums;
+    job.open();
     job.a.begin();
     job.b.begin();
     auto load = [&](int step) {
@@ -72,7 +74,15 @@ template <class Engine, class Job> PTX void grouped(const typename Job::Args& p)
     typename Job::Fetched next{}, second{}, third{}, fourth{};             // what the coming rows need, on its way
 #pragma unroll 1
     for (int row = first - 4 * Pass; row < job.rows; row += Pass) {
-      if (row >= first) job.finish(row, staged + row * kStagedStride + column, next);
+      if (row >= first) {
+        const float* const at = staged + row * kStagedStride + column;
+        const float part = job.finish(row, at, at + Job::kColumns, next);
+        if constexpr (Job::kParts) {
+          static_assert(Lanes == 32, "a warp has a whole row");
+          const float whole = warp_sum(part);
+          if (column == 0) job.put_part(row, whole);
+        }
+      }
       next = second, second = third, third = fourth;
       if (row + 4 * Pass < job.rows) job.fetch(row + 4 * Pass, fourth);
     }

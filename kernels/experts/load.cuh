@@ -3,16 +3,18 @@
 
 // How an operand's tile comes into shared memory.
 //
-// In memory an operand is a matrix of rows that are contiguous in themselves. A K-major one (x [P, D] of x W^T) has 128 of the product's
-// rows or columns as its rows, and K runs along them; in an MN-major one (W [D, F] of dy W) K runs from row to row. Either way a step
-// over K takes 128 rows of 128 bytes in shared memory, 16-byte chunks swizzled within each: a K-major step is 128 rows of kStep elements,
-// an MN-major one is kStep rows of 128 elements, laid down as blocks of kStep columns. What lies beyond the matrix is filled with zeros.
+// In memory an operand is a matrix of rows that are contiguous in themselves. A K-major one (x [P, D] of x W^T) has the product's rows or
+// columns as its rows, and K runs along them; in an MN-major one (W [D, F] of dy W) K runs from row to row. Either way a step over K
+// takes as many rows of 128 bytes in shared memory as the tile has rows or columns, 16-byte chunks swizzled within each: a K-major step
+// has kStep elements of K in each of them, an MN-major one has kStep rows of all its elements, laid down as blocks of kStep columns.
+// What lies beyond the matrix is filled with zeros.
 namespace experts {
-constexpr int kTile = 128;                        // rows and columns of the product that a block computes at a time
-constexpr int kThreads = 256;
-constexpr int kStages = 3;
-constexpr int kOperandBytes = kTile * 128, kStageBytes = 2 * kOperandBytes;
 template <class T> constexpr int kStep = 128 / sizeof(T);      // elements of K in a step
+
+// Rows and columns of the product that a block computes at a time, and how many of its threads load the operands.
+template <int Rows, int Columns, int Loaders> struct Tile {
+  static constexpr int kRows = Rows, kColumns = Columns, kLoaders = Loaders;
+};
 
 PTX int ceil_div(int a, int b) { return a / b + (a % b != 0); }
 
@@ -29,12 +31,14 @@ template <class T> PTX uint4 load_elements(const T* from, int left) {
   return make_uint4(word[0], word[1], word[2], word[3]);
 }
 
-template <class T, bool KMajor, bool Gathered, bool Split = false> struct Operand {
-  static constexpr bool k_major = KMajor;
-  static constexpr int kKept = KMajor ? 4 : kStep<T> / 32;     // rows that this thread loads chunks of
+// `Lines` rows or columns of the product, loaded by the block's first `Loaders` threads.
+template <class T, int Lines, int Loaders, bool KMajor, bool Gathered, bool Split = false> struct Operand {
+  static constexpr bool k_major = KMajor, gathered_rows = Gathered;
+  static constexpr int kPass = Loaders / 8, kChunks = Lines / kPass;       // rows that are loaded at a time, and this thread's chunks
+  static constexpr int kKept = KMajor ? kChunks : kStep<T> / kPass;        // rows that this thread loads chunks of
 
   const T* first;
-  const T* second;                               // Split: the matrix of the tile's rows from 64 on; else that of the second half of K
+  const T* second;                               // Split: the matrix of the tile's second half; else that of the second half of K
   int64_t stride;
   int rows, columns;
   const int* gather;                             // row r of the matrix is row gather[from + r] of memory
@@ -43,8 +47,8 @@ template <class T, bool KMajor, bool Gathered, bool Split = false> struct Operan
   int gathered[kKept];                           // those rows; the next step's, where MN-major
 
   PTX static int row(int k, int i) {
-    const int r = int(threadIdx.x) / 8 + i * 32;
-    return KMajor ? r % (Split ? kTile / 2 : kTile) : k + r;
+    const int r = int(threadIdx.x) / 8 + i * kPass;
+    return KMajor ? r % (Split ? Lines / 2 : Lines) : k + r;
   }
   PTX void find_gathered(int k) {
 #pragma unroll
@@ -66,23 +70,23 @@ template <class T, bool KMajor, bool Gathered, bool Split = false> struct Operan
     if (Gathered) find_gathered(0);
   }
 
-  // The step that begins at `k` of the first or the second matrix. Each thread takes one chunk of every 32nd row.
+  // The step that begins at `k` of the first or the second matrix. Each thread takes one chunk of every kPass-th row.
   PTX void load(uint32_t to, int k, bool in_second) {
     const int chunk = threadIdx.x % 8, r = threadIdx.x / 8;
     auto load_chunk = [&](int i, bool whole) {
       const int in_memory = find(k, i % kKept), column = (KMajor ? k : i / kKept * kStep<T>) + chunk * kLanes<T>;
       const int left = in_memory < 0 ? 0 : max(0, min(kLanes<T>, columns - column));
-      const T* from = ((Split ? i >= 2 : in_second) ? second : first) + in_memory * stride + column;     // not read where nothing is left
-      const uint32_t slot = to + swizzle_chunk(r + i * 32, chunk);
+      const T* from = ((Split ? i >= kChunks / 2 : in_second) ? second : first) + in_memory * stride + column;     // not read where nothing is left
+      const uint32_t slot = to + swizzle_chunk(r + i * kPass, chunk);
       if (whole) cp_async_16(slot, from, left * int(sizeof(T)));
       else st_shared_16(slot, load_elements(from, left));
     };
     if (aligned) {
 #pragma unroll
-      for (int i = 0; i < 4; i++) load_chunk(i, true);
+      for (int i = 0; i < kChunks; i++) load_chunk(i, true);
     } else {
 #pragma unroll 1                                 // small rather than fast
-      for (int i = 0; i < 4; i++) load_chunk(i, false);
+      for (int i = 0; i < kChunks; i++) load_chunk(i, false);
     }
     if (!KMajor && Gathered) find_gathered(k + kStep<T>);      // ahead, so that the next step's copies need not wait for them
   }

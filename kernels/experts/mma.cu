@@ -1,6 +1,8 @@
 // experts, engine `mma`: bf16 and f16 products by mma.sync m16n8k16, see experts/grouped.cuh. Eight warps hold 64 by 32 of the tile each.
 #include "experts/backward.cuh"
+#include "experts/forward.cuh"
 #include "experts/gradients.cuh"
+#include "experts/grouped.cuh"
 
 namespace experts {
 // A fragment is 16 rows or columns of the product by 16 of K: four 8 by 8 matrices, of which each lane addresses one row. mn_half and
@@ -62,19 +64,21 @@ template <class T> struct Mma {
       }
   }
 };
+
+template <template <class, class> class Job, class T, class Args> PTX void mma(const Args& p) { grouped<Mma<T>, Job<T, BlockTile>>(p); }
 }
 
-KERNEL(experts_up_mma_128x128_bf16, ExpertsUp, 256, experts::kResident, experts::grouped<experts::Mma<bf16>, experts::Up<bf16, false>>(p))
-KERNEL(experts_up_mma_128x128_f16, ExpertsUp, 256, experts::kResident, experts::grouped<experts::Mma<f16>, experts::Up<f16, false>>(p))
-KERNEL(experts_up_gated_mma_128x128_bf16, ExpertsUp, 256, experts::kResident, experts::grouped<experts::Mma<bf16>, experts::Up<bf16, true>>(p))
-KERNEL(experts_up_gated_mma_128x128_f16, ExpertsUp, 256, experts::kResident, experts::grouped<experts::Mma<f16>, experts::Up<f16, true>>(p))
-KERNEL(experts_down_mma_128x128_bf16, ExpertsDown, 256, experts::kResident, experts::grouped<experts::Mma<bf16>, experts::Down<bf16>>(p))
-KERNEL(experts_down_mma_128x128_f16, ExpertsDown, 256, experts::kResident, experts::grouped<experts::Mma<f16>, experts::Down<f16>>(p))
-KERNEL(experts_dinner_mma_128x128_bf16, ExpertsDinner, 256, experts::kResident, experts::grouped<experts::Mma<bf16>, experts::Dinner<bf16>>(p))
-KERNEL(experts_dinner_mma_128x128_f16, ExpertsDinner, 256, experts::kResident, experts::grouped<experts::Mma<f16>, experts::Dinner<f16>>(p))
-KERNEL(experts_dx_mma_128x128_bf16, ExpertsDx, 256, experts::kResident, experts::grouped<experts::Mma<bf16>, experts::Dx<bf16>>(p))
-KERNEL(experts_dx_mma_128x128_f16, ExpertsDx, 256, experts::kResident, experts::grouped<experts::Mma<f16>, experts::Dx<f16>>(p))
-KERNEL(experts_dfc1_mma_128x128_bf16, ExpertsDfc1, 256, 1, experts::grouped<experts::Mma<bf16>, experts::Dfc1<bf16>>(p))
-KERNEL(experts_dfc1_mma_128x128_f16, ExpertsDfc1, 256, 1, experts::grouped<experts::Mma<f16>, experts::Dfc1<f16>>(p))
-KERNEL(experts_dfc2_mma_128x128_bf16, ExpertsDfc2, 256, 1, experts::grouped<experts::Mma<bf16>, experts::Dfc2<bf16>>(p))
-KERNEL(experts_dfc2_mma_128x128_f16, ExpertsDfc2, 256, 1, experts::grouped<experts::Mma<f16>, experts::Dfc2<f16>>(p))
+KERNEL(experts_up_mma_128x128_bf16, ExpertsUp, 256, experts::kResident, experts::mma<experts::Up, bf16>(p))
+KERNEL(experts_up_mma_128x128_f16, ExpertsUp, 256, experts::kResident, experts::mma<experts::Up, f16>(p))
+KERNEL(experts_up_gated_mma_128x128_bf16, ExpertsUp, 256, experts::kResident, experts::mma<experts::UpGated, bf16>(p))
+KERNEL(experts_up_gated_mma_128x128_f16, ExpertsUp, 256, experts::kResident, experts::mma<experts::UpGated, f16>(p))
+KERNEL(experts_down_mma_128x128_bf16, ExpertsDown, 256, experts::kResident, experts::mma<experts::Down, bf16>(p))
+KERNEL(experts_down_mma_128x128_f16, ExpertsDown, 256, experts::kResident, experts::mma<experts::Down, f16>(p))
+KERNEL(experts_dinner_mma_128x128_bf16, ExpertsDinner, 256, experts::kResident, experts::mma<experts::Dinner, bf16>(p))
+KERNEL(experts_dinner_mma_128x128_f16, ExpertsDinner, 256, experts::kResident, experts::mma<experts::Dinner, f16>(p))
+KERNEL(experts_dx_mma_128x128_bf16, ExpertsDx, 256, experts::kResident, experts::mma<experts::Dx, bf16>(p))
+KERNEL(experts_dx_mma_128x128_f16, ExpertsDx, 256, experts::kResident, experts::mma<experts::Dx, f16>(p))
+KERNEL(experts_dfc1_mma_128x128_bf16, ExpertsDfc1, 256, 1, experts::mma<experts::Dfc1, bf16>(p))
+KERNEL(experts_dfc1_mma_128x128_f16, ExpertsDfc1, 256, 1, experts::mma<experts::Dfc1, f16>(p))
+KERNEL(experts_dfc2_mma_128x128_bf16, ExpertsDfc2, 256, 1, experts::mma<experts::Dfc2, bf16>(p))
+KERNEL(experts_dfc2_mma_128x128_f16, ExpertsDfc2, 256, 1, experts::mma<experts::Dfc2, f16>(p))

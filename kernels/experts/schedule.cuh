@@ -5,15 +5,15 @@
 // Which tile of which expert's product a block computes. Blocks take tiles in turn, columns first, so that blocks which run at the same
 // time share rows of the one operand and all of the other in the second-level cache.
 namespace experts {
-// A tile of up to 128 pairs of one expert by columns of the product.
+// A tile of pairs of one expert by columns of the product.
 struct PairTile { int expert, pair, rows, column; };
 
-PTX bool find_tile(const Pairs& pairs, int number, int columns, int tile_columns, PairTile& tile) {
+PTX bool find_tile(const Pairs& pairs, int number, int tile_rows, int columns, int tile_columns, PairTile& tile) {
   const int across = ceil_div(columns, tile_columns), down = number / across;
   if (down >= pairs.tiles[0]) return false;
   tile.expert = pairs.tiles[1 + 2 * down];
   tile.pair = pairs.tiles[2 + 2 * down];
-  tile.rows = min(kTile, pairs.expert_offsets[tile.expert + 1] - tile.pair);
+  tile.rows = min(tile_rows, pairs.expert_offsets[tile.expert + 1] - tile.pair);
   tile.column = number % across * tile_columns;
   return true;
 }
@@ -21,10 +21,10 @@ PTX bool find_tile(const Pairs& pairs, int number, int columns, int tile_columns
 // A tile of the gradient of one of `maps` weights of one expert, [rows, columns] each.
 struct WeightTile { int expert, map, row, column; };
 
-PTX bool find_tile(int experts, int maps, int rows, int columns, int number, WeightTile& tile) {
-  const int across = ceil_div(columns, kTile), down = ceil_div(rows, kTile);
-  tile.column = number % across * kTile;
-  tile.row = number / across % down * kTile;
+template <class Tile> PTX bool find_tile(int experts, int maps, int rows, int columns, int number, WeightTile& tile) {
+  const int across = ceil_div(columns, Tile::kColumns), down = ceil_div(rows, Tile::kRows);
+  tile.column = number % across * Tile::kColumns;
+  tile.row = number / across % down * Tile::kRows;
   const int whole = number / across / down;
   tile.map = whole % maps;
   tile.expert = whole / maps;

@@ -1,5 +1,5 @@
 #pragma once
-#include "experts/load.cuh"
+#include "experts/block.cuh"
 
 // Column sums of an MN-major operand, taken from shared memory beside the product: biases' gradients. Each thread sums the one or two
 // columns of 4 bytes over every so manieth row; the threads' shares are added in order.
