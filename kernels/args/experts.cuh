@@ -29,6 +29,13 @@ struct Pairs {
   const int* tiles;                // count, then (expert, first pair) of each tile of rows
 };
 
+// Of engine `wgmma` alone: boxes of 64 by 64 of its operands and of what its epilogue reads.
+struct ExpertMaps {
+  TensorMap pairs[2];              // [P, F]: hidden; or inner and glu; or dinner and dglu
+  TensorMap experts[2];            // [E, out, in]: the weights, and glu's
+  TensorMap shared[2];             // [1, out, in]
+};
+
 // inner = x[row] fc1^T + b, glu = x[row] glu^T + b; hidden = act(inner), or inner * act(glu) in gated experts.
 struct alignas(64) ExpertsUp {
   const void* x;                   // [N, D] T
@@ -39,6 +46,7 @@ struct alignas(64) ExpertsUp {
   void* hidden;                    // [P, F] T
   int64_t x_stride;
   int width, expert_width, experts, activation;   // D, F, E
+  ExpertMaps maps;
 };
 
 // out = hidden fc2^T + b.
@@ -48,6 +56,7 @@ struct alignas(64) ExpertsDown {
   Pairs pairs;
   void* out;                       // [P, D] T
   int width, expert_width, experts;
+  ExpertMaps maps;
 };
 
 // dhidden = dy[row] fc2; from it the weight's gradient, dinner and dglu, and the weighted hidden for dfc2.
@@ -63,6 +72,7 @@ struct alignas(64) ExpertsDinner {
   float* dweight_parts;            // [P, parts]: <dhidden, hidden> over each tile of columns; parts = ceil(F / columns of a tile)
   int64_t dy_stride;
   int width, expert_width, experts, activation, parts;
+  ExpertMaps maps;
 };
 
 // dx of each pair = dinner fc1 (+ dglu glu).
@@ -73,6 +83,7 @@ struct alignas(64) ExpertsDx {
   Pairs pairs;
   void* dx;                        // [P, D] T
   int width, expert_width, experts;
+  ExpertMaps maps;
 };
 
 // dfc1 [F, D] = dinner^T x[row], dglu likewise, and their biases' gradients; zeros for an expert without rows.

@@ -34,6 +34,10 @@ PTX void tma_load_2d(uint32_t to, const TensorMap* map, int x, int y, uint32_t b
   asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];"
                ::"r"(to), "l"(map), "r"(bar), "r"(x), "r"(y) : "memory");
 }
+PTX void tma_load_3d(uint32_t to, const TensorMap* map, int x, int y, int z, uint32_t bar) {
+  asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];"
+               ::"r"(to), "l"(map), "r"(bar), "r"(x), "r"(y), "r"(z) : "memory");
+}
 template <int N> PTX void setmaxnreg_inc() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N)); }
 template <int N> PTX void setmaxnreg_dec() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)); }
 PTX void griddepcontrol_wait() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
@@ -57,6 +61,9 @@ PTX bool mbarrier_try_wait(uint32_t bar, uint32_t parity, EMULATED_AT) { return 
 PTX void cp_async_mbarrier_arrive_noinc(uint32_t bar, EMULATED_AT) { emulate::cp_async_arrive(bar, at); }
 PTX void fence_proxy_async() { emulate::fence_proxy_async(); }
 PTX void tma_load_2d(uint32_t to, const TensorMap* map, int x, int y, uint32_t bar, EMULATED_AT) { emulate::tma_load(to, map, {x, y}, 2, bar, at); }
+PTX void tma_load_3d(uint32_t to, const TensorMap* map, int x, int y, int z, uint32_t bar, EMULATED_AT) {
+  emulate::tma_load(to, map, {x, y, z}, 3, bar, at);
+}
 template <int N> PTX void setmaxnreg_inc() {}
 template <int N> PTX void setmaxnreg_dec() {}
 PTX void griddepcontrol_wait() {}

@@ -1,0 +1,99 @@
+#pragma once
+#include "experts/ring.cuh"
+#include "experts/schedule.cuh"
+
+// The warpgroup that fills the ring. What is gathered, or ends with an expert's pairs, comes by cp.async of all its threads; the rest by
+// tensor maps, in boxes of 64 by 64 that its first thread asks for. Both write what wgmma reads: K-major as blocks of 64 of the product's
+// rows or columns, MN-major as blocks of 64 of them by 64 of K.
+namespace experts {
+// How many steps may be on their way by cp.async before the oldest is waited for.
+constexpr int kLag = 2;
+
+template <class T, class Job> struct Fill {
+  using Tile = typename Job::Blocks;
+  using Stages = Ring<Tile::kRows + Tile::kColumns>;
+  static constexpr bool kAMapped = Job::kAMapped, kBMapped = Job::kBMapped, kCopies = !kAMapped || !kBMapped;
+  // Arrivals that fill a stage.
+  static constexpr int kArrivals = kCopies ? kFillers + 1 : 1;
+  static_assert(kLag < Stages::kStages, "a stage that is not announced must not be waited for");
+  const Stages& ring;
+  int step = 0;                                  // over all tiles
+
+  PTX explicit Fill(const Stages& ring) : ring(ring) {}
+
+  // Boxes of one operand from (mn, k) on, each `mn + 64 i`; from `second` on those of the other map, from mn on again.
+  template <bool KMajor> PTX static void boxes(uint32_t to, const TensorMap* map, const TensorMap* other, int count, int second, int mn, int k, int z, uint32_t bar) {
+    for (int i = 0; i < count; i++) {
+      const int at = mn + (i < second ? i : i - second) * 64;
+      tma_load_3d(to + i * kBox, i < second ? map : other, KMajor ? k : at, KMajor ? at : k, z, bar);
+    }
+  }
+
+  PTX void map_operands(const Job& job, int k, bool second) {
+    constexpr int a = kAMapped ? Tile::kRows / 64 : 0, b = kBMapped ? Tile::kColumns / 64 : 0;
+    const uint32_t to = ring.stage(step), bar = ring.full(step);
+    mbarrier_arrive_expect_tx(bar, (a + b) * kBox);
+    if constexpr (kAMapped) boxes<true>(to, &job.p.maps.pairs[second], nullptr, a, a, job.tile.pair, k, 0, bar);
+    if constexpr (kBMapped) {
+      const TensorMap* const maps = job.routed() ? job.p.maps.experts : job.p.maps.shared;
+      boxes<decltype(Job::b)::k_major>(to + Tile::kRows * 128, &maps[second], &maps[1], b, Job::kSplit ? b / 2 : b, job.tile.column, k,
+                                       job.routed() ? job.tile.expert : 0, bar);
+    }
+  }
+  // Step number `number` of what the epilogue reads: see Multiply::extra.
+  PTX void map_extras(const Job& job, int number) {
+    if constexpr (Job::kParts) {
+      const int count = job.extras(), first = number * Stages::kBoxes;
+      const int boxes = min(Stages::kBoxes, Tile::kColumns / 64 * count * 2 - first);
+      mbarrier_arrive_expect_tx(ring.full(step), boxes * kBox);
+      for (int i = 0; i < boxes; i++) {
+        const int n = first + i, map = n / 2 % count, column = n / 2 / count;
+        tma_load_3d(ring.stage(step) + i * kBox, &job.p.maps.pairs[map], job.tile.column + column * 64, job.tile.pair + n % 2 * 64, 0, ring.full(step));
+      }
+    }
+  }
+  // cp.async writes as any store does: what has landed is fenced, so that wgmma sees it.
+  PTX void announce(int number) {
+    fence_proxy_async();
+    mbarrier_arrive(ring.full(number));
+  }
+
+  PTX void tile(Job& job) {
+    const int once = ceil_div(job.depth, kStep<T>), steps = job.segments * once;
+    const int extra = ceil_div(job.extras() * 2 * Tile::kColumns / 64, Stages::kBoxes);
+    if constexpr (kCopies) {
+      job.open();
+      if constexpr (!kAMapped) job.a.begin();
+      if constexpr (!kBMapped) job.b.begin();
+    }
+    for (int i = 0; i < steps + extra; i++, step++) {
+      const bool second = i >= once;
+      const int k = (second ? i - once : i) * kStep<T>;
+      ring.wait_empty(step);
+      if (threadIdx.x == 0) {
+        if (i < steps) map_operands(job, k, second);
+        else map_extras(job, i - steps);
+      }
+      if constexpr (kCopies) {
+        const uint32_t to = ring.stage(step);
+        if (i < steps) {
+          if constexpr (!kAMapped) job.a.load(to, k, second);
+          if constexpr (!kBMapped) job.b.load(to + Tile::kRows * 128, k, second);
+        }
+        cp_async_commit();
+        if (step >= kLag) {
+          cp_async_wait<kLag>();
+          announce(step - kLag);
+        }
+      }
+    }
+  }
+  // After the last tile.
+  PTX void end() {
+    if constexpr (kCopies) {
+      cp_async_wait<0>();
+      for (int i = max(0, step - kLag); i < step; i++) announce(i);
+    }
+  }
+};
+}

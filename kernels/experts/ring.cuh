@@ -1,0 +1,34 @@
+#pragma once
+#include "experts/load.cuh"
+
+// The stages through which one warpgroup hands operands to the two that multiply. A stage is filled, then read by all eight warps; then it
+// is empty again. Steps are numbered over all tiles of a block, and every role counts them alike.
+namespace experts {
+constexpr int kFillers = 128, kMultipliers = 8;   // threads, warps
+constexpr int kBox = 64 * 128;                    // bytes that one tensor-map load brings: 64 rows of 64 elements
+
+template <int Lines> struct Ring {
+  static constexpr int kStage = Lines * 128, kBoxes = kStage / kBox, kStages = Lines > 256 ? 4 : 6;
+  static constexpr int kBars = kStages * kStage, kBytes = kBars + 2 * kStages * 8;
+  uint32_t base;
+
+  PTX uint32_t stage(int step) const { return base + step % kStages * kStage; }
+  PTX uint32_t full(int step) const { return base + kBars + step % kStages * 8; }
+  PTX uint32_t empty(int step) const { return full(step) + kStages * 8; }
+  // By one thread; the block meets before anyone uses it. `arrivals`: of the fillers, for each stage.
+  PTX void init(int arrivals) const {
+    for (int s = 0; s < kStages; s++) {
+      mbarrier_init(full(s), arrivals);
+      mbarrier_init(empty(s), kMultipliers);
+    }
+    mbarrier_init_fence();
+  }
+  PTX void wait_empty(int step) const { mbarrier_wait(empty(step), uint32_t(step / kStages & 1) ^ 1); }
+  PTX void wait_full(int step) const { mbarrier_wait(full(step), uint32_t(step / kStages & 1)); }
+  // By a warp that has read the stage.
+  PTX void release(int step) const {
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) mbarrier_arrive(empty(step));
+  }
+};
+}
