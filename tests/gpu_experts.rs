@@ -7,6 +7,7 @@ mod support;
 
 use fair_moe::gpu::args::*;
 use fair_moe::gpu::experts;
+use fair_moe::gpu::plan::{Engine, Tile};
 use fair_moe::{Activation, DType, Element};
 use half::{bf16, f16};
 use support::experts::{Case, SPARE, Setup, Tensor};
@@ -42,6 +43,7 @@ fn forward<T: Element>(case: &Case) {
         expert_width: f as i32,
         experts: case.segments.len() as i32,
         activation: case.activation as i32,
+        ..Default::default()
     };
     unsafe { experts::up(&s.device.queue(), T::DTYPE, case.tile(T::DTYPE), &up, case.before + p + SPARE).unwrap() };
     let want_inner = s.linear(0, f, d, |p| s.x_of(p));
@@ -69,6 +71,7 @@ fn forward<T: Element>(case: &Case) {
         width: d as i32,
         expert_width: f as i32,
         experts: case.segments.len() as i32,
+        ..Default::default()
     };
     unsafe { experts::down(&s.device.queue(), T::DTYPE, case.tile(T::DTYPE), &down, case.before + p + SPARE).unwrap() };
     let want = s.linear(4, d, f, |p| got_hidden[p * f..][..f].to_vec());
@@ -104,6 +107,7 @@ fn backward<T: Element>(case: &Case) {
         experts: case.segments.len() as i32,
         activation: case.activation as i32,
         parts: parts as i32,
+        ..Default::default()
     };
     unsafe { experts::dinner(&s.device.queue(), T::DTYPE, case.tile(T::DTYPE), &args, case.before + p + SPARE).unwrap() };
     let (mut want_dinner, mut want_dglu, mut want_weighted, mut want_parts) = (vec![], vec![], vec![], vec![0.0; p * parts]);
@@ -138,6 +142,7 @@ fn backward<T: Element>(case: &Case) {
         width: d as i32,
         expert_width: f as i32,
         experts: case.segments.len() as i32,
+        ..Default::default()
     };
     unsafe { experts::dx(&s.device.queue(), T::DTYPE, case.tile(T::DTYPE), &args, case.before + p + SPARE).unwrap() };
     let mut want = vec![0.0; p * d];
@@ -332,6 +337,58 @@ fn gradients_in_f16_or_f32() {
 fn gradients_in_bf16_or_f32() {
     cases().iter().enumerate().for_each(|(i, case)| {
         if i % 3 == 1 { gradients::<bf16, f32>(case, i % 2 == 0) } else { gradients::<bf16, bf16>(case, i % 2 == 0) }
+    });
+}
+
+/// Sizes in whole multiples of 16 bytes, with K of one to nine steps, so that tiles begin at every stage of the ring, and every end of a tile.
+fn wgmma_cases() -> Vec<Case> {
+    let shared = |shared: usize, case: Case| Case { shared: Some(shared), ..case };
+    let cases = [
+        Case::new(&[1], 8, 8),
+        Case { offset: 8, ..Case::new(&[0, 37, 128, 0, 1], 64, 72) },
+        Case::new(&[200, 130], 136, 64),
+        shared(130, Case::new(&[37, 0], 200, 256)),
+        Case { gap: 3, ..Case::new(&[300, 3, 0], 264, 136) },
+        Case { gap: 8, bias: false, ..Case::new(&[70, 65], 328, 264) },
+        shared(5, Case::new(&[0, 400], 24, 392)),
+        Case::new(&[129], 520, 328),
+        Case { bias: false, ..Case::new(&[64, 192], 392, 448) },
+        shared(0, Case::new(&[448, 511], 128, 576)),
+    ];
+    let tile = |i: usize| Tile::new(Engine::Wgmma, 128, if i / 2 % 2 == 0 { 256 } else { 128 });
+    let vary = |(i, case): (usize, &Case)| {
+        let (gated, activation) = (i % 2 == 1, i % 4);
+        let each = |more: usize| Case {
+            seed: (i + more) as u64 % seeds(),
+            activation,
+            gated,
+            tile: Some(tile(i + more)),
+            ..case.clone()
+        };
+        [each(0), each(2)]
+    };
+    some_of(5, cases.iter().enumerate().flat_map(vary)).collect()
+}
+
+#[test]
+fn up_and_down_by_wgmma() {
+    wgmma_cases().iter().enumerate().for_each(|(i, case)| if i % 3 == 0 { forward::<f16>(case) } else { forward::<bf16>(case) });
+}
+
+#[test]
+fn dinner_and_dx_by_wgmma() {
+    wgmma_cases()
+        .iter()
+        .enumerate()
+        .for_each(|(i, case)| if i % 3 == 1 { backward::<f16>(case) } else { backward::<bf16>(case) });
+}
+
+#[test]
+fn gradients_by_wgmma() {
+    wgmma_cases().iter().enumerate().for_each(|(i, case)| match i % 3 {
+        0 => gradients::<bf16, f32>(case, i % 2 == 0),
+        1 => gradients::<bf16, bf16>(case, i % 4 == 0),
+        _ => gradients::<f16, f16>(case, i % 2 == 0),
     });
 }
 

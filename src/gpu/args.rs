@@ -17,7 +17,7 @@ fn zeroed<T: Plain>() -> T {
     unsafe { std::mem::zeroed() }
 }
 
-/// `CUtensorMap`: opaque, and at most one or two of them in an argument struct.
+/// `CUtensorMap`: opaque.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TensorMap(pub [u64; 16]);

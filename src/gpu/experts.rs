@@ -8,6 +8,7 @@ use super::Queue;
 use super::args::*;
 use super::driver::Shape;
 use super::limits::{instance, most_tiles, present};
+use super::maps::Mapped;
 use super::plan::{Engine, Tile};
 use crate::config::Activation;
 use crate::dtype::DType;
@@ -40,8 +41,18 @@ pub unsafe fn up(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &ExpertsUp, 
     }
     let (kernel, columns) = if gated { ("up_gated", tile.columns / 2) } else { ("up", tile.columns) };
     let tiles = pair_tiles(pairs, a.experts, has_shared, a.expert_width, tile.rows, columns)?;
+    let [experts, shared] = Mapped::first(&a.experts_weights, &a.shared_weights);
+    let mapped = Mapped {
+        pairs: [0; 2],
+        experts,
+        shared,
+        weight: [a.expert_width, a.width],
+        count: a.experts,
+        pair_width: a.expert_width,
+    };
+    let args = ExpertsUp { maps: maps(queue, dtype, tile, &mapped, pairs)?, ..*a };
     // SAFETY: the caller's promise.
-    unsafe { launch(queue, kernel, dtype, tile, tiles, args) }
+    unsafe { launch(queue, kernel, dtype, tile, tiles, &args) }
 }
 
 /// Launches `down` over at most `pairs` pairs.
@@ -56,8 +67,18 @@ pub unsafe fn down(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &ExpertsDo
     }
     present(&[("hidden", a.hidden), ("out", a.out), ("fc2's weight", a.experts_weights.fc2_weight)])?;
     let tiles = pair_tiles(pairs, a.experts, a.shared_weights.fc2_weight != 0, a.width, tile.rows, tile.columns)?;
+    let [experts, shared] = Mapped::second(&a.experts_weights, &a.shared_weights);
+    let mapped = Mapped {
+        pairs: [a.hidden, 0],
+        experts,
+        shared,
+        weight: [a.width, a.expert_width],
+        count: a.experts,
+        pair_width: a.expert_width,
+    };
+    let args = ExpertsDown { maps: maps(queue, dtype, tile, &mapped, pairs)?, ..*a };
     // SAFETY: the caller's promise.
-    unsafe { launch(queue, "down", dtype, tile, tiles, args) }
+    unsafe { launch(queue, "down", dtype, tile, tiles, &args) }
 }
 
 /// Launches `dinner` over at most `pairs` pairs.
@@ -84,8 +105,18 @@ pub unsafe fn dinner(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &Experts
         return Err(Error::config("the number of parts", parts.to_string(), a.parts));
     }
     let tiles = pair_tiles(pairs, a.experts, a.shared_weights.fc2_weight != 0, a.expert_width, tile.rows, tile.columns)?;
+    let [experts, shared] = Mapped::second(&a.experts_weights, &a.shared_weights);
+    let mapped = Mapped {
+        pairs: [a.inner, a.glu],
+        experts,
+        shared,
+        weight: [a.width, a.expert_width],
+        count: a.experts,
+        pair_width: a.expert_width,
+    };
+    let args = ExpertsDinner { maps: maps(queue, dtype, tile, &mapped, pairs)?, ..*a };
     // SAFETY: the caller's promise.
-    unsafe { launch(queue, "dinner", dtype, tile, tiles, args) }
+    unsafe { launch(queue, "dinner", dtype, tile, tiles, &args) }
 }
 
 /// Launches `dx` over at most `pairs` pairs.
@@ -108,8 +139,18 @@ pub unsafe fn dx(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &ExpertsDx, 
         }
     }
     let tiles = pair_tiles(pairs, a.experts, has_shared, a.width, tile.rows, tile.columns)?;
+    let [experts, shared] = Mapped::first(&a.experts_weights, &a.shared_weights);
+    let mapped = Mapped {
+        pairs: [a.dinner, a.dglu],
+        experts,
+        shared,
+        weight: [a.expert_width, a.width],
+        count: a.experts,
+        pair_width: a.expert_width,
+    };
+    let args = ExpertsDx { maps: maps(queue, dtype, tile, &mapped, pairs)?, ..*a };
     // SAFETY: the caller's promise.
-    unsafe { launch(queue, "dx", dtype, tile, tiles, args) }
+    unsafe { launch(queue, "dx", dtype, tile, tiles, &args) }
 }
 
 /// Launches `dfc1` over at most `pairs` pairs; where there are none, it still writes zeros.
@@ -223,6 +264,11 @@ fn block(engine: Engine, shared_bytes: u32) -> (u32, u32) {
         Engine::Mma => (three_stages, (shared_bytes / three_stages).clamp(1, 2)),
         Engine::Wgmma => (227 << 10, 1),
     }
+}
+
+/// What engine `wgmma` reads by tensor maps; others take none.
+fn maps(queue: &Queue<'_>, dtype: DType, tile: Tile, mapped: &Mapped, pairs: usize) -> Result<ExpertMaps> {
+    if tile.engine == Engine::Wgmma { mapped.maps(queue, dtype, pairs) } else { Ok(ExpertMaps::default()) }
 }
 
 /// As many blocks as run at the same time, or fewer where there is less to do.

@@ -16,6 +16,7 @@ pub mod kernels;
 pub mod limits;
 #[cfg(feature = "cuda")]
 pub mod machine;
+mod maps;
 pub mod moe;
 pub mod moments;
 pub mod plan;

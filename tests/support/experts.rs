@@ -87,6 +87,10 @@ impl Case {
         self.tile.unwrap_or(Tile::new(general, 128, 128))
     }
 
+    pub fn arch(&self) -> Arch {
+        if self.tile.is_some_and(|tile| tile.engine == Engine::Wgmma) { Arch::HOPPER } else { Arch(80) }
+    }
+
     pub fn tiles(&self, rows: usize) -> Vec<i32> {
         let offsets = self.offsets();
         let of = |e: usize| (offsets[e]..offsets[e + 1]).step_by(rows).flat_map(move |first| [e as i32, first as i32]);
@@ -117,8 +121,8 @@ impl<T: Element> Tensor<T> {
 }
 
 impl Device {
-    pub fn new(seed: u64) -> Self {
-        let settings = Settings { multiprocessors: 2 + seed as u32 % 3, workers: 2, ..Settings::new(seed, Arch(80)) };
+    pub fn new(seed: u64, arch: Arch) -> Self {
+        let settings = Settings { multiprocessors: 2 + seed as u32 % 3, workers: 2, ..Settings::new(seed, arch) };
         let driver: Arc<dyn Driver> = Arc::new(Emulated::new(settings));
         let session = Session::new(&driver).unwrap();
         Self { driver, session }
@@ -173,7 +177,7 @@ pub struct Setup<T> {
 
 impl<T: Element> Setup<T> {
     pub fn new(case: &Case) -> Self {
-        let device = Device::new(case.seed);
+        let device = Device::new(case.seed, case.arch());
         let (d, f, e, p, n) = (case.width, case.expert_width, case.segments.len(), case.pairs(), case.rows());
         let row_of: Vec<usize> = (0..p).map(|pair| pair * 7919 % n).collect();
         let rows: Vec<i32> = row_of.iter().map(|&r| (case.before + r) as i32).chain([-1; SPARE]).collect();

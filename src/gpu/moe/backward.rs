@@ -118,6 +118,7 @@ impl Backward {
             experts,
             activation,
             parts,
+            ..Default::default()
         };
         let dfc2 = ExpertsDfc2 {
             dy: args.dy,
@@ -143,6 +144,7 @@ impl Backward {
             width,
             expert_width,
             experts,
+            ..Default::default()
         };
         let dfc1 = ExpertsDfc1 {
             dinner: space.dinner,

@@ -128,6 +128,7 @@ impl Forward {
             expert_width: config.experts.width as i32,
             experts,
             activation,
+            ..Default::default()
         };
         let down = ExpertsDown {
             hidden: space.hidden,
@@ -138,6 +139,7 @@ impl Forward {
             width,
             expert_width: config.experts.width as i32,
             experts,
+            ..Default::default()
         };
         let combine = Combine {
             pairs: space.out,
