@@ -357,7 +357,7 @@ fn wgmma_cases() -> Vec<Case> {
         Case { bias: false, ..Case::new(&[64, 192], 392, 448) },
         shared(0, Case::new(&[448, 511], 128, 576)),
     ];
-    let tile = |i: usize| Tile::new(Engine::Wgmma, 128, if i / 2 % 2 == 0 { 256 } else { 128 });
+    let tile = |i: usize| Tile::new(Engine::Wgmma, 128, if i & 2 == 0 { 256 } else { 128 });
     let vary = |(i, case): (usize, &Case)| {
         let (gated, activation) = (i % 2 == 1, i % 4);
         let each = |more: usize| Case {

@@ -130,7 +130,8 @@ template <class T, class Job> struct Multiply {
         const float* const at = piece + r * kPieceStride + column_of;
         typename Job::Fetched f{};
         if constexpr (Job::kParts) {
-          for (int i = 0; i < extras; i++) f.extra[i] = extra(extras, i, warp_row() + r, column);
+          f.extra[0] = extra(extras, 0, warp_row() + r, column);
+          if (extras > 1) f.extra[1] = extra(extras, 1, warp_row() + r, column);
           job.fetch_weight(first + r, f);
         } else {
           job.fetch(first + r, f);
