@@ -31,7 +31,7 @@ pub fn find(folder: &Path) -> Vec<File> {
     files
 }
 
-/// One line `KERNEL(name, Args, threads, blocks, body)`, or `HOPPER_KERNEL(...)`.
+/// One line `KERNEL(name, Args, threads, blocks, body)`, or `HOPPER_KERNEL(...)`, or `EARLY_HOPPER_KERNEL(...)`.
 struct Kernel<'a> {
     name: &'a str,
     args: &'a str,
@@ -40,10 +40,8 @@ struct Kernel<'a> {
 }
 
 fn kernel(line: &str) -> Option<Kernel<'_>> {
-    let (hopper, rest) = match line.strip_prefix("HOPPER_KERNEL(") {
-        Some(rest) => (true, rest),
-        None => (false, line.strip_prefix("KERNEL(")?),
-    };
+    let (kind, rest) = line.split_once("KERNEL(").filter(|(kind, _)| ["", "HOPPER_", "EARLY_HOPPER_"].contains(kind))?;
+    let hopper = !kind.is_empty();
     let mut fields = rest.splitn(5, ',').map(str::trim);
     Some(Kernel { name: fields.next()?, args: fields.next()?, threads: fields.next()?, hopper })
 }

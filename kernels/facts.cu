@@ -93,6 +93,15 @@ PTX void handover(const FactProbe& p) {
   if (t == 0) red_release_add(p.counters, 1);
   if (block == gridDim.x - 1) static_cast<uint32_t*>(p.out)[t] = value;
 }
+
+// out[i] = a[i] + y, after `x` exchanges, an even number, so that a launch behind this one has long been there.
+PTX void follow(const FactProbe& p) {
+  int lane = int(threadIdx.x), held = lane;
+#pragma unroll 1
+  for (int i = 0; i < p.x; i++) held = __shfl_xor_sync(~0u, held, 1);
+  for (int i = int(blockIdx.x) * 32 + lane; i < p.count; i += int(gridDim.x) * 32)
+    static_cast<int*>(p.out)[i] = static_cast<const int*>(p.a)[i] + p.y + held - lane;
+}
 }
 
 KERNEL(facts_ldmatrix, FactProbe, 32, 1, facts::ldmatrix(p))
@@ -103,3 +112,4 @@ KERNEL(facts_shared_base, FactProbe, 128, 1, facts::shared_base(p))
 KERNEL(facts_conversions, FactProbe, 128, 1, facts::conversions(p))
 KERNEL(facts_named_barriers, FactProbe, 128, 1, facts::named_barriers(p))
 KERNEL(facts_handover, FactProbe, 32, 1, facts::handover(p))
+KERNEL(facts_follow, FactProbe, 32, 1, facts::follow(p))

@@ -86,8 +86,8 @@ fn run(driver: &Arc<dyn Driver>, name: &str, program: &Program) -> Outcome {
     let source = session.upload(&source).map_err(text)?;
     let index = session.upload(&index).map_err(text)?;
     let counters = session.upload(&[0u32; 2]).map_err(text)?;
-    let mut shape = Shape::blocks(program.blocks).shared(program.shared);
-    shape.cooperative = program.cooperative;
+    let shape = Shape::blocks(program.blocks).shared(program.shared);
+    let shape = if program.cooperative { shape.cooperative() } else { shape };
     for _ in 0..program.launches {
         let out = session.empty::<i32>(count).map_err(text)?;
         let parts = session.empty::<i32>(program.blocks as usize).map_err(text)?;

@@ -108,7 +108,9 @@ fn behaves(driver: Arc<dyn Driver>, no_room: &str) {
 fn the_emulation_behaves() {
     use fair_moe::gpu::driver::Arch;
     use fair_moe::gpu::driver::emulated::{Emulated, Settings};
-    behaves(Arc::new(Emulated::new(Settings::new(1, Arch(80)))), "no room");
+    for arch in [Arch(80), Arch::HOPPER] {
+        behaves(Arc::new(Emulated::new(Settings::new(1, arch))), "no room");
+    }
 }
 
 #[test]

@@ -8,11 +8,17 @@ namespace emulate {
 static thread_local Settings next_settings;       // of the launches of this thread
 static thread_local std::string error;            // of its last
 
-static int launch(const char* name, const unsigned* grid, size_t shared_bytes, const void* args) {
+// A launch that has begun. The first blocks of a dependent one have run up to their wait, on a thread that is its own: no fiber can move.
+struct Begun {
+  Launch launch;
+  std::thread first;
+};
+
+static Begun* begin(const char* name, const unsigned* grid, size_t shared_bytes, const void* args, bool dependent) {
   error.clear();
   auto refuse = [&](const std::string& why) {
     error = name + (": " + why);
-    return 1;
+    return nullptr;
   };
   auto found = kernels().find(name);
   if (found == kernels().end()) return refuse("there is no such kernel");
@@ -22,8 +28,10 @@ static int launch(const char* name, const unsigned* grid, size_t shared_bytes, c
     return refuse("a grid has at least one block, and at most 2^31 - 1, 65,535 and 65,535 along its three dimensions");
   if (shared_bytes > std::min(next_settings.shared_limit, kMaxShared)) return refuse("more shared memory than a block may have");
   catch_faults();
-  Launch l;
+  auto begun = std::make_unique<Begun>();
+  Launch& l = begun->launch;
   l.kernel = found->first.c_str();
+  l.at = kernel.at;
   l.grid = {grid[0], grid[1], grid[2]};
   l.block = {kernel.threads, 1, 1};
   l.shared_bytes = uint32_t(shared_bytes);
@@ -33,10 +41,28 @@ static int launch(const char* name, const unsigned* grid, size_t shared_bytes, c
   l.blocks = uint64_t(grid[0]) * grid[1] * grid[2];
   uint64_t workers = l.settings.os_threads ? l.settings.os_threads : std::max(1u, std::thread::hardware_concurrency());
   l.workers = unsigned(std::min(workers, l.blocks));
+  l.dependent = dependent;
+  publish(&l);
+  if (dependent) {
+    begun->first = std::thread(run_worker, &l, 0);
+    l.waiting.pass();
+  }
+  return begun.release();
+}
+
+// Runs what is left of it, now that the launches ahead have ended; or else nothing more of it.
+static int end(Begun* begun, bool run) {
+  std::unique_ptr<Begun> owned(begun);
+  Launch& l = begun->launch;
+  if (!run) l.failed = true;
+  l.ahead_ended = true;
+  publish(&l.ahead_ended);
   publish(&l);
   std::vector<std::thread> others;
-  for (unsigned i = 1, n = l.workers; i < n; i++) others.emplace_back(run_worker, &l, i);
-  run_worker(&l, 0);
+  for (unsigned i = 1, n = l.workers; i < n && run; i++) others.emplace_back(run_worker, &l, i);
+  l.going.open();
+  if (l.dependent) begun->first.join();
+  else run_worker(&l, 0);
   for (auto& other : others) other.join();
   observe(&l.next);
   error = l.error;
@@ -50,10 +76,13 @@ void emulate_configure(unsigned os_threads, uint64_t seed, int mode, unsigned sh
   emulate::next_settings = {os_threads, seed, mode, shared_limit, cooperative != 0};
 }
 
-// 0, or 1: it was refused or it failed, and emulate_error() says why until this thread's next launch.
-int emulate_launch(const char* kernel, const unsigned* grid, size_t shared_bytes, const void* args) {
-  return emulate::launch(kernel, grid, shared_bytes, args);
+// A launch that is to be ended once; none if it is refused, and emulate_error() says why until this thread's next launch. A dependent one
+// is begun before the launch ahead of it is ended: its first blocks run at once, up to where they wait.
+void* emulate_begin(const char* kernel, const unsigned* grid, size_t shared_bytes, const void* args, int dependent) {
+  return emulate::begin(kernel, grid, shared_bytes, args, dependent != 0);
 }
+// Runs it to its end, or (`run` is 0) leaves it where it stands. 0, or 1: it failed, and emulate_error() says why.
+int emulate_end(void* launch, int run) { return emulate::end(static_cast<emulate::Begun*>(launch), run != 0); }
 const char* emulate_error() { return emulate::error.c_str(); }
 
 // What the kernel of that number was registered with; 0 past the last.

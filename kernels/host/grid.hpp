@@ -18,7 +18,9 @@ inline void fiber_main() {
   self->context.ended = false;
   observe(&self->block->threads);
   show();
-  worker->launch->body();
+  const Launch& launch = *worker->launch;
+  launch.body();
+  if (launch.dependent && !self->followed) fail(launch.at, "a thread ends that never waited for the launches ahead");
   publish(&self->block->live);     // seen only once the whole block has ended
   hide();
   self->done = self->context.ended = true;
@@ -51,7 +53,7 @@ inline void reset_fiber(Fiber& f, Block* b, unsigned number) {
   f.group = &b->groups[number / 128];
   if (f.lane == 0) f.warp->first = &f;
   f.warp->lanes = f.lane + 1;
-  f.done = f.wgmma_fenced = false;
+  f.done = f.followed = f.wgmma_fenced = false;
   f.wait = Wait::None;
   f.wait_at = kNowhere;
   f.copies.clear();
@@ -142,9 +144,8 @@ inline bool all_idle(Worker& w) {
   return l.idle == l.workers;
 }
 
-// One step of a worker that has no fiber ready; false when there is nothing left to do.
-inline bool advance(Worker& w) {
-  Launch& l = *w.launch;
+// What its blocks bring about by themselves, when no fiber is ready; false if there is nothing.
+inline bool settle(Worker& w) {
   for (size_t i = 0; i < w.active.size(); i++) {
     Block* b = w.active[i];
     if (!b->live) {
@@ -154,6 +155,19 @@ inline bool advance(Worker& w) {
     }
     if (land_something(b)) return w.busy = true;
   }
+  return false;
+}
+
+// One step of a worker that has no fiber ready, before the launches ahead have ended: in few blocks, since each keeps its stacks meanwhile.
+inline bool advance_early(Worker& w) {
+  constexpr uint64_t kEarly = 2;
+  return settle(w) || (w.launch->next < kEarly && next_block(w));
+}
+
+// One step of a worker that has no fiber ready; false when there is nothing left to do.
+inline bool advance(Worker& w) {
+  Launch& l = *w.launch;
+  if (settle(w)) return true;
   if (w.active.empty()) {
     if (!next_block(w)) return false;
     // Blocks beside one another, in a shuffled run: one may then come between what another writes and what it counts.
@@ -208,17 +222,27 @@ inline void run_worker(Launch* l, uint64_t number) {
   pthread_attr_destroy(&attributes);
   w.scheduler.stack = static_cast<uint8_t*>(bottom);
 #endif
-  try {
-    while (!l->failed) {
-      if (Fiber* f = pick()) {
-        self = f;
-        switch_to(w.scheduler, f->context);
-        self = nullptr;
-      } else if (!advance(w)) {
-        break;
+  auto run = [&](bool (*otherwise)(Worker&)) {
+    try {
+      while (!l->failed) {
+        if (Fiber* f = pick()) {
+          self = f;
+          switch_to(w.scheduler, f->context);
+          self = nullptr;
+        } else if (!otherwise(w)) {
+          break;
+        }
       }
-    }
-  } catch (Failed) {}
+    } catch (Failed) {}
+  };
+  if (l->dependent && number == 0) {
+    run(advance_early);
+    l->waiting.open();
+    l->going.pass();
+    observe(&l->ahead_ended);
+    for (Block* b : w.active) wake(b, Wait::Launches, 0);
+  }
+  run(advance);
   w.spare.insert(w.spare.end(), w.active.begin(), w.active.end());   // of a launch that failed
   w.active.clear();
   {

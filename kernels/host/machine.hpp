@@ -6,6 +6,7 @@
 #include "host/site.hpp"
 #include <string.h>
 #include <atomic>
+#include <condition_variable>
 #include <deque>
 #include <functional>
 #include <mutex>
@@ -34,7 +35,7 @@ struct Copy {
 };
 
 // What a fiber waits for.
-enum class Wait : uint8_t { None, Barrier, Collective, Mbarrier, Wgmma, Poll };
+enum class Wait : uint8_t { None, Barrier, Collective, Mbarrier, Wgmma, Poll, Launches };
 
 // One CUDA thread.
 struct Fiber {
@@ -44,7 +45,7 @@ struct Fiber {
   Block* block;
   Warp* warp;
   Warpgroup* group;
-  bool done;
+  bool done, followed;                          // followed: it has waited for the launches ahead
   int hidden = 0;
   Wait wait;
   Site wait_at;
@@ -109,8 +110,26 @@ struct Block {
   std::unordered_map<const void*, uint32_t> statics;
 };
 
+// Shut until somebody opens it.
+struct Gate {
+  std::mutex lock;
+  std::condition_variable changed;
+  bool is_open = false;
+
+  void open() {
+    std::lock_guard<std::mutex> hold(lock);
+    is_open = true;
+    changed.notify_all();
+  }
+  void pass() {
+    std::unique_lock<std::mutex> hold(lock);
+    changed.wait(hold, [this] { return is_open; });
+  }
+};
+
 struct Launch {
   const char* kernel;
+  Site at;                                      // its KERNEL line
   uint3 grid, block;
   uint32_t shared_bytes;
   std::function<void()> body;
@@ -118,6 +137,9 @@ struct Launch {
   uint64_t blocks;
   std::atomic<uint64_t> next{0};                // block to run
   std::atomic<bool> failed{false};
+  bool dependent = false;                       // its first blocks run up to their wait for the launches ahead before these have ended
+  bool ahead_ended = false;
+  Gate waiting, going;                          // the first blocks have come so far; they may go on
   std::mutex lock;                              // of what follows
   std::string error;
   unsigned workers = 0;                         // that have not ended

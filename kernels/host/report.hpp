@@ -127,6 +127,7 @@ inline std::string waits(const Block& b, const Fiber& f) {
     case Wait::Collective: snprintf(text, sizeof text, "wait in %s for other lanes", reinterpret_cast<const char*>(f.wait_for)); break;
     case Wait::Wgmma: snprintf(text, sizeof text, "wait for a wgmma that not all of the warpgroup issued"); break;
     case Wait::Poll: return "poll for another block's work";
+    case Wait::Launches: return "wait for the launches ahead";
     case Wait::None: return "have not run";
   }
   return text;

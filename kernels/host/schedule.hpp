@@ -62,6 +62,15 @@ inline void shake() {
   }
 }
 
+// Until the launches ahead have ended.
+inline void wait_for_launches_ahead(Site at) {
+  Internal hidden;
+  Launch& launch = *worker->launch;
+  self->followed = true;
+  if (!launch.ahead_ended) wait_here(Wait::Launches, at, 0);
+  observe(&launch.ahead_ended);
+}
+
 // Until `there()`, which another block brings about: that block is let in beside this one.
 template <class There> inline void poll(Site at, There there) {
   if (there()) return;

@@ -40,8 +40,6 @@ PTX void tma_load_3d(uint32_t to, const TensorMap* map, int x, int y, int z, uin
 }
 template <int N> PTX void setmaxnreg_inc() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N)); }
 template <int N> PTX void setmaxnreg_dec() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)); }
-PTX void griddepcontrol_wait() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
-PTX void griddepcontrol_launch_dependents() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
 #endif
 #else
 PTX void mbarrier_init(uint32_t bar, int count, EMULATED_AT) { emulate::mbarrier_init(bar, uint32_t(count), at); }
@@ -66,6 +64,4 @@ PTX void tma_load_3d(uint32_t to, const TensorMap* map, int x, int y, int z, uin
 }
 template <int N> PTX void setmaxnreg_inc() {}
 template <int N> PTX void setmaxnreg_dec() {}
-PTX void griddepcontrol_wait() {}
-PTX void griddepcontrol_launch_dependents() {}
 #endif

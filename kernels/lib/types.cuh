@@ -9,10 +9,8 @@ typedef int int32_t;
 typedef unsigned long long uint64_t;
 typedef long long int64_t;
 
-// name, argument struct, threads of a block, blocks that a multiprocessor is to hold, body (reads p). One line each: the build reads them.
-#define KERNEL(name, Args, threads, blocks, ...) \
+#define BARE_KERNEL(name, Args, threads, blocks, ...) \
   extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Args p) { __VA_ARGS__; }
-#define HOPPER_KERNEL(...) KERNEL(__VA_ARGS__)
 #define DYNAMIC_SHARED(name) extern __shared__ __align__(1024) unsigned char name[]
 #define STATIC_SHARED(T, name, n) __shared__ T name[n]
 #define PTX __device__ __forceinline__
@@ -22,6 +20,32 @@ typedef long long int64_t;
 // The last argument of an emulated instruction: where the kernel uses it.
 #define EMULATED_AT emulate::Site at = emulate::Site::here()
 #endif
+
+#if !defined(__CUDACC__)
+PTX void griddepcontrol_wait(EMULATED_AT) { emulate::wait_for_launches_ahead(at); }
+PTX void griddepcontrol_launch_dependents() {}
+#elif __CUDA_ARCH__ >= 900
+PTX void griddepcontrol_wait() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+PTX void griddepcontrol_launch_dependents() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+#else
+PTX void griddepcontrol_wait() {}
+PTX void griddepcontrol_launch_dependents() {}
+#endif
+
+// From sm_90 on a launch may come up while the one ahead of it still runs (`Shape::dependent`). Before this, no thread touches memory that
+// any launch writes; after it, all launches ahead have ended and what they wrote is seen. Every thread comes here: a launch of which none
+// did could end before the one ahead of it, and the next would take both for ended. Only then may the next come up, as there is room:
+// so no more than two overlap. In a launch that is not dependent it does nothing.
+PTX void wait_for_launches_ahead() {
+  griddepcontrol_wait();
+  griddepcontrol_launch_dependents();
+}
+
+// name, argument struct, threads of a block, blocks that a multiprocessor is to hold, body (reads p). One line each: the build reads them.
+#define KERNEL(name, Args, threads, blocks, ...) BARE_KERNEL(name, Args, threads, blocks, wait_for_launches_ahead(); __VA_ARGS__)
+#define HOPPER_KERNEL(...) KERNEL(__VA_ARGS__)
+// The body itself waits for the launches ahead, in every thread, after what needs no memory but its own: its barriers, its arguments.
+#define EARLY_HOPPER_KERNEL(...) BARE_KERNEL(__VA_ARGS__)
 
 struct bf16 { uint16_t bits; };
 struct f16 { uint16_t bits; };

@@ -4,6 +4,7 @@
 // SAFETY: every probe launches one kernel of kernels/facts*.cu on buffers that it made as large as that kernel's head says.
 #![allow(unsafe_code)]
 
+mod follow;
 mod matrices;
 
 use super::args::FactProbe;
@@ -107,6 +108,10 @@ const PROBES: &[Probe] = &[
     general(12, "bar.arrive counts and bar.sync waits", named_barriers),
     general(12, "what is released by one block is acquired by another", handover),
     hopper(12, "griddepcontrol does nothing in an ordinary launch", |s| thread_numbers(s, "facts_dependents", 32)),
+    general(13, "after its wait a dependent launch sees what all launches ahead wrote", |s| follow::sees(s, false)),
+    general(13, "it does within a captured graph", |s| follow::sees(s, true)),
+    general(13, "what it writes then was not there for the launch ahead", follow::writes_later),
+    general(13, "it sees what was filled ahead of it", follow::sees_a_fill),
 ];
 
 fn launch(session: &Session, kernel: &str, shape: Shape, args: &FactProbe) -> Result<()> {

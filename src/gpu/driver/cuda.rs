@@ -129,7 +129,7 @@ impl Cuda {
 }
 
 /// How a launch differs from a plain one.
-fn attributes(shape: Shape, arch: Arch) -> Vec<sys::CUlaunchAttribute> {
+fn attributes(shape: Shape, facts: &Facts) -> Vec<sys::CUlaunchAttribute> {
     let plain = || sys::CUlaunchAttributeValue { pad: [0; 64] };
     let mut list = vec![];
     let mut add = |id, value| list.push(sys::CUlaunchAttribute { id, pad: [0; 4], value });
@@ -144,8 +144,9 @@ fn attributes(shape: Shape, arch: Arch) -> Vec<sys::CUlaunchAttribute> {
         value.clusterDim = sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x, y, z };
         add(LaunchAttribute::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION, value);
     }
-    // Before 9.0 there is no such overlap: launches simply follow one another.
-    if shape.dependent && arch.0 >= 90 {
+    // Before 9.0 launches simply follow one another. Before CUDA 12.3 a stream that captures, be it for somebody else's graph, does not
+    // take such a launch.
+    if shape.dependent && facts.arch.0 >= 90 && facts.driver >= 12030 {
         let mut value = plain();
         value.programmaticStreamSerializationAllowed = 1;
         add(LaunchAttribute::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION, value);
@@ -279,7 +280,7 @@ impl Driver for Cuda {
             // SAFETY: a function of a module that stays loaded.
             unsafe { call!(cuFuncSetAttribute(function, attribute, 1)) }?;
         }
-        let mut attributes = attributes(shape, self.facts.arch);
+        let mut attributes = attributes(shape, &self.facts);
         let config = sys::CUlaunchConfig {
             gridDimX: shape.grid[0],
             gridDimY: shape.grid[1],
@@ -408,17 +409,28 @@ mod tests {
 
     #[test]
     fn a_plain_launch_has_no_attributes_and_others_have_theirs() {
-        let names = |shape, arch| -> Vec<_> { attributes(shape, arch).iter().map(|attribute| attribute.id).collect() };
-        let plain = Shape::blocks(7).shared(1000);
-        assert!(names(plain, Arch::HOPPER).is_empty());
-        let all = Shape { cluster: [2, 1, 1], dependent: true, ..plain.cooperative() };
+        let facts = |arch, driver| Facts {
+            name: String::new(),
+            arch,
+            multiprocessors: 1,
+            shared_bytes: 0,
+            memory_bytes: 0,
+            cache_bytes: 0,
+            driver,
+        };
+        let (hopper, older) = (facts(Arch::HOPPER, 12030), facts(Arch::HOPPER, 12020));
+        let names = |shape, facts: &Facts| -> Vec<_> { attributes(shape, facts).iter().map(|attribute| attribute.id).collect() };
+        let plain = Shape { dependent: false, ..Shape::blocks(7).shared(1000) };
+        assert!(names(plain, &hopper).is_empty());
         use LaunchAttribute::*;
-        let (together, cluster) = (CU_LAUNCH_ATTRIBUTE_COOPERATIVE, CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION);
         let overlapping = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
-        assert_eq!(names(all, Arch::HOPPER), [together, cluster, overlapping]);
-        assert_eq!(names(all, Arch(80)), [together, cluster], "sm_80 knows no overlap");
+        assert_eq!(names(Shape::blocks(7), &hopper), [overlapping]);
+        assert!(names(Shape::blocks(7), &older).is_empty(), "a stream that captures would refuse it");
+        assert!(names(Shape::blocks(7), &facts(Arch(80), 13000)).is_empty(), "sm_80 knows no overlap");
+        let together = Shape { cluster: [2, 1, 1], ..Shape::blocks(7).cooperative() };
+        assert_eq!(names(together, &hopper), [CU_LAUNCH_ATTRIBUTE_COOPERATIVE, CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION]);
         // SAFETY: the member that was written.
-        let cluster = unsafe { attributes(all, Arch(80))[1].value.clusterDim };
+        let cluster = unsafe { attributes(together, &hopper)[1].value.clusterDim };
         assert_eq!((cluster.x, cluster.y, cluster.z), (2, 1, 1));
     }
 }

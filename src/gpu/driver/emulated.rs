@@ -1,82 +1,23 @@
 //! The kernels on the CPU, compiled as C++ from the same sources. The seed chooses the order in which threads run, and the mode
-//! when asynchronous copies land, so that a missing barrier shows. Device memory is host memory between pages that fault, and a launch
-//! has ended when it returns.
+//! when asynchronous copies land, so that a missing barrier shows. Device memory is host memory between pages that fault.
+//!
+//! Where launches may be dependent, each is held back until the stream is given the next or somebody waits for it: the first blocks of a
+//! dependent one then run up to its wait before the launch ahead of it runs at all, so that a missing wait shows. What fails is told by
+//! that call, and by every later one on the stream.
 
 // SAFETY: the C interface of kernels/host: handles are checked there or here; addresses are the callers' promise, as `Driver` says.
 #![allow(unsafe_code)]
 
+mod library;
+
 use super::{Arch, Driver, Event, Facts, Graph, Kernel, Pointer, Shape, Stream, Tiled};
 use crate::error::{Error, Result};
 use crate::gpu::args::TensorMap;
+use library::{Begun, Library};
 use std::collections::HashMap;
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::ffi::{c_int, c_void};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
-
-mod linked {
-    use super::*;
-    unsafe extern "C" {
-        pub fn emulate_launch(kernel: *const c_char, grid: *const u32, shared_bytes: usize, args: *const c_void) -> c_int;
-        pub fn emulate_error() -> *const c_char;
-        pub fn emulate_configure(os_threads: u32, seed: u64, mode: c_int, shared_limit: u32, cooperative: c_int);
-        pub fn emulate_malloc(bytes: usize) -> *mut c_void;
-        pub fn emulate_free(at: *mut c_void) -> c_int;
-        pub fn emulate_kernel(number: c_int, name: *mut *const c_char, threads: *mut u32, args_bytes: *mut usize) -> c_int;
-        pub fn emulate_tensor_map(
-            out: *mut c_void,
-            element: u32,
-            rank: u32,
-            base: *const c_void,
-            dims: *const u64,
-            strides: *const u64,
-            box_dims: *const u32,
-            swizzle: c_int,
-        ) -> c_int;
-        pub static fair_moe_layout: c_void;
-    }
-}
-
-/// The compiled kernels and what runs them.
-struct Library {
-    launch: unsafe extern "C" fn(*const c_char, *const u32, usize, *const c_void) -> c_int,
-    error: unsafe extern "C" fn() -> *const c_char,
-    configure: unsafe extern "C" fn(u32, u64, c_int, u32, c_int),
-    malloc: unsafe extern "C" fn(usize) -> *mut c_void,
-    free: unsafe extern "C" fn(*mut c_void) -> c_int,
-}
-
-impl Library {
-    /// Those that were linked in; or, where `FAIR_MOE_EMULATION` names a shared library, its own: that is how a change to a kernel
-    /// is tried on every test without building the tests again.
-    fn get() -> Result<&'static Library> {
-        static LIBRARY: OnceLock<std::result::Result<Library, String>> = OnceLock::new();
-        let open = || match std::env::var_os("FAIR_MOE_EMULATION") {
-            Some(path) => Self::load(&path).map_err(|why| format!("{}: {why}", path.display())),
-            None => Ok(Self {
-                launch: linked::emulate_launch,
-                error: linked::emulate_error,
-                configure: linked::emulate_configure,
-                malloc: linked::emulate_malloc,
-                free: linked::emulate_free,
-            }),
-        };
-        LIBRARY.get_or_init(open).as_ref().map_err(|why| Error::Refused(why.clone()))
-    }
-
-    fn load(path: &std::ffi::OsStr) -> std::result::Result<Self, libloading::Error> {
-        // SAFETY: a library made from this crate's kernels, whose functions have these types. It is never unloaded.
-        unsafe {
-            let library = Box::leak(Box::new(libloading::Library::new(path)?));
-            Ok(Self {
-                launch: *library.get(b"emulate_launch")?,
-                error: *library.get(b"emulate_error")?,
-                configure: *library.get(b"emulate_configure")?,
-                malloc: *library.get(b"emulate_malloc")?,
-                free: *library.get(b"emulate_free")?,
-            })
-        }
-    }
-}
 
 /// How it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,10 +52,28 @@ pub struct Emulated {
 #[derive(Debug, Default)]
 struct State {
     last: u64,
+    lines: HashMap<u64, Arc<Mutex<Line>>>,
     /// What each capturing stream has recorded.
     capturing: HashMap<u64, Vec<Recorded>>,
     graphs: HashMap<u64, Vec<Recorded>>,
     events: HashMap<u64, Instant>,
+}
+
+/// What a stream was given and has not done.
+#[derive(Debug, Default)]
+struct Line {
+    last: Option<Begun>,
+    /// Why a launch failed: nothing runs on the stream after that.
+    failed: Option<String>,
+}
+
+impl Line {
+    fn end(&mut self) -> Result<()> {
+        if let Some(Err(why)) = self.last.take().map(Begun::end) {
+            self.failed = Some(why);
+        }
+        self.failed.clone().map_or(Ok(()), |why| Err(Error::Refused(why)))
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -128,6 +87,10 @@ struct Recorded {
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug)]
 struct Words(std::mem::MaybeUninit<[u8; 64]>);
+
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 impl Emulated {
     /// A device that runs as `settings` say.
@@ -150,25 +113,25 @@ impl Emulated {
 
     /// (name, threads, bytes of arguments) of every kernel that was compiled in.
     pub fn compiled() -> Vec<(String, u32, usize)> {
-        let one = |number| {
-            let (mut name, mut threads, mut bytes) = (std::ptr::null(), 0, 0);
-            // SAFETY: three places to write to; the name is a constant of the library.
-            let found = unsafe { linked::emulate_kernel(number, &mut name, &mut threads, &mut bytes) } != 0;
-            found.then(|| (unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned(), threads, bytes))
-        };
-        (0..).map_while(one).collect()
+        library::kernels()
     }
 
     /// Sizes and offsets of the argument structs as the C++ compiler sees them, in the order of [`crate::gpu::args::LAYOUT`].
     pub fn layout() -> Vec<usize> {
-        let count = crate::gpu::args::LAYOUT.len();
-        // SAFETY: the build writes both tables from one list.
-        let table = unsafe { std::slice::from_raw_parts((&raw const linked::fair_moe_layout).cast::<u64>(), count) };
-        table.iter().map(|&offset| offset as usize).collect()
+        library::layout()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
+    }
+
+    fn line(&self, stream: Stream) -> Arc<Mutex<Line>> {
+        self.state().lines.entry(stream.0).or_default().clone()
+    }
+
+    /// Runs what a stream was given to its end.
+    fn end(&self, stream: Stream) -> Result<()> {
+        lock(&self.line(stream)).end()
     }
 
     /// Refuses what a GPU refuses while it captures.
@@ -195,6 +158,8 @@ impl Emulated {
             Some(format!("it is for {} alone, and this is {arch}", Arch::HOPPER))
         } else if shape.cooperative && blocks > multiprocessors.into() {
             Some(format!("its {blocks} blocks have to run at the same time, on {multiprocessors} multiprocessors"))
+        } else if shape.cooperative && shape.dependent {
+            Some("a cooperative launch cannot be dependent".into())
         } else if shape.cluster != [1; 3] {
             Some(format!("a cluster of {:?} blocks is not emulated", shape.cluster))
         } else {
@@ -202,23 +167,19 @@ impl Emulated {
         }
     }
 
-    fn run(&self, kernel: &Kernel, shape: Shape, args: *const u8) -> Result<()> {
+    fn run(&self, stream: Stream, kernel: &Kernel, shape: Shape, args: *const u8) -> Result<()> {
         if let Some(why) = self.refuses(kernel, shape) {
             return Err(Error::Refused(format!("{} cannot be launched: {why}", kernel.name)));
         }
-        let name = CString::new(kernel.name).map_err(|_| Error::Refused("a kernel's name holds a 0".into()))?;
-        let (s, library) = (&self.settings, Library::get()?);
+        let overlaps = self.facts.arch.0 >= 90;
+        let line = self.line(stream);
+        let mut line = lock(&line);
+        let shape = Shape { dependent: shape.dependent && overlaps, ..shape };
         // SAFETY: `args` is the struct that the kernel takes; what its addresses hold is the caller's promise.
-        let failed = unsafe {
-            (library.configure)(s.workers, s.seed, s.mode as c_int, self.facts.shared_bytes, shape.cooperative as c_int);
-            (library.launch)(name.as_ptr(), shape.grid.as_ptr(), shape.shared_bytes as usize, args.cast()) != 0
-        };
-        if !failed {
-            return Ok(());
-        }
-        // SAFETY: the text stands until this thread's next launch.
-        let why = unsafe { CStr::from_ptr((library.error)()) }.to_string_lossy().into_owned();
-        Err(Error::Refused(why))
+        let next = unsafe { Library::get()?.begin(&self.settings, self.facts.shared_bytes, kernel, shape, args) };
+        line.end()?;
+        line.last = Some(next.map_err(Error::Refused)?);
+        if overlaps { Ok(()) } else { line.end() }
     }
 }
 
@@ -232,11 +193,16 @@ impl Driver for Emulated {
     }
 
     unsafe fn end_stream(&self, stream: Stream) {
-        self.state().capturing.remove(&stream.0);
+        // There is nobody to tell of an error.
+        let _ = self.end(stream);
+        let mut state = self.state();
+        state.capturing.remove(&stream.0);
+        state.lines.remove(&stream.0);
     }
 
-    unsafe fn synchronise(&self, _: Stream) -> Result<()> {
-        self.not_capturing("a wait")
+    unsafe fn synchronise(&self, stream: Stream) -> Result<()> {
+        self.not_capturing("a wait")?;
+        self.end(stream)
     }
 
     fn allocate(&self, bytes: usize) -> Result<Pointer> {
@@ -247,6 +213,9 @@ impl Driver for Emulated {
     }
 
     unsafe fn free(&self, at: Pointer) -> Result<()> {
+        let lines: Vec<_> = self.state().lines.values().cloned().collect();
+        // An error is told by the stream's next call.
+        lines.iter().for_each(|line| drop(lock(line).end()));
         // SAFETY: the library knows its buffers, and refuses an address that is none.
         match unsafe { (Library::get()?.free)(at as *mut c_void) } {
             0 => Ok(()),
@@ -255,22 +224,25 @@ impl Driver for Emulated {
         }
     }
 
-    unsafe fn fill(&self, _: Stream, at: Pointer, value: u8, bytes: usize) -> Result<()> {
+    unsafe fn fill(&self, stream: Stream, at: Pointer, value: u8, bytes: usize) -> Result<()> {
         self.not_capturing("a fill from the host")?;
+        self.end(stream)?;
         // SAFETY: the caller's promise.
         unsafe { std::ptr::write_bytes(at as *mut u8, value, bytes) };
         Ok(())
     }
 
-    unsafe fn write(&self, _: Stream, to: Pointer, from: &[u8]) -> Result<()> {
+    unsafe fn write(&self, stream: Stream, to: Pointer, from: &[u8]) -> Result<()> {
         self.not_capturing("a copy from the host")?;
+        self.end(stream)?;
         // SAFETY: the caller's promise.
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to as *mut u8, from.len()) };
         Ok(())
     }
 
-    unsafe fn read(&self, _: Stream, from: Pointer, to: &mut [u8]) -> Result<()> {
+    unsafe fn read(&self, stream: Stream, from: Pointer, to: &mut [u8]) -> Result<()> {
         self.not_capturing("a copy to the host")?;
+        self.end(stream)?;
         // SAFETY: the caller's promise.
         unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to.as_mut_ptr(), to.len()) };
         Ok(())
@@ -284,7 +256,7 @@ impl Driver for Emulated {
         let refused = unsafe {
             let (to, base) = ((&raw mut map).cast(), tensor.base as *const c_void);
             let (dims, strides, box_dims) = (dims.as_ptr(), strides.as_ptr(), box_dims.as_ptr());
-            linked::emulate_tensor_map(to, element, rank, base, dims, strides, box_dims, tensor.swizzle as c_int) != 0
+            library::linked::emulate_tensor_map(to, element, rank, base, dims, strides, box_dims, tensor.swizzle as c_int) != 0
         };
         if refused { Err(tensor.refused()) } else { Ok(map) }
     }
@@ -301,7 +273,7 @@ impl Driver for Emulated {
             recorded.push(Recorded { kernel, shape, args: words });
             return Ok(());
         }
-        self.run(kernel, shape, args)
+        self.run(stream, kernel, shape, args)
     }
 
     unsafe fn begin_capture(&self, stream: Stream) -> Result<()> {
@@ -321,10 +293,13 @@ impl Driver for Emulated {
         self.state().graphs.get(&graph.0).into_iter().flatten().map(|recorded| recorded.kernel.name).collect()
     }
 
-    unsafe fn replay(&self, _: Stream, graph: &Graph) -> Result<()> {
+    unsafe fn replay(&self, stream: Stream, graph: &Graph) -> Result<()> {
         let recorded = self.state().graphs.get(&graph.0).cloned();
         let recorded = recorded.ok_or_else(|| Error::Refused("there is no such graph".into()))?;
-        recorded.iter().try_for_each(|r| self.run(r.kernel, r.shape, r.args.as_ptr().cast()))
+        // Within a graph launches overlap, but a graph does not overlap with what is around it.
+        self.end(stream)?;
+        recorded.iter().try_for_each(|r| self.run(stream, r.kernel, r.shape, r.args.as_ptr().cast()))?;
+        self.end(stream)
     }
 
     fn end_graph(&self, graph: Graph) {
@@ -335,7 +310,8 @@ impl Driver for Emulated {
         Ok(Event(self.next()))
     }
 
-    unsafe fn record(&self, _: Stream, event: &Event) -> Result<()> {
+    unsafe fn record(&self, stream: Stream, event: &Event) -> Result<()> {
+        self.end(stream)?;
         self.state().events.insert(event.0, Instant::now());
         Ok(())
     }

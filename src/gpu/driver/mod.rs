@@ -96,14 +96,15 @@ pub struct Shape {
     pub cooperative: bool,
     /// Blocks of a cluster; [1, 1, 1]: none.
     pub cluster: [u32; 3],
-    /// Whether it may start before the kernel before it has ended, and waits for it by itself.
+    /// Whether it may begin, from sm_90 on, before the kernel ahead of it has ended. Every kernel waits for that by itself: see
+    /// `wait_for_launches_ahead` in kernels/lib/types.cuh.
     pub dependent: bool,
 }
 
 impl Shape {
-    /// So many blocks in one dimension.
+    /// So many blocks in one dimension, the first of which may begin before the kernel ahead has ended.
     pub fn blocks(blocks: u32) -> Self {
-        Self { grid: [blocks, 1, 1], shared_bytes: 0, cooperative: false, cluster: [1; 3], dependent: false }
+        Self { grid: [blocks, 1, 1], shared_bytes: 0, cooperative: false, cluster: [1; 3], dependent: true }
     }
 
     /// With so much dynamic shared memory.
@@ -111,9 +112,9 @@ impl Shape {
         Self { shared_bytes: bytes, ..self }
     }
 
-    /// With all blocks at the same time.
+    /// With all blocks at the same time; so it waits for the room that the kernel ahead takes, and no document says that it may do both.
     pub fn cooperative(self) -> Self {
-        Self { cooperative: true, ..self }
+        Self { cooperative: true, dependent: false, ..self }
     }
 }
 

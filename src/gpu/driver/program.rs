@@ -18,9 +18,9 @@ impl Program {
     /// The program of one kernel alone. Its lines stand where they stand in the file.
     pub fn of(kernel: &Kernel) -> Self {
         let whole = SOURCES.iter().find(|source| source.0 == kernel.file).map_or("", |source| source.1);
-        let other = |line: &str| match line.strip_prefix("HOPPER_").unwrap_or(line).strip_prefix("KERNEL(") {
-            Some(rest) => rest.split(',').next().map(str::trim) != Some(kernel.name),
-            None => false,
+        let other = |line: &str| match line.split_once("KERNEL(") {
+            Some(("" | "HOPPER_" | "EARLY_HOPPER_", rest)) => rest.split(',').next().map(str::trim) != Some(kernel.name),
+            _ => false,
         };
         let text: String = whole.lines().flat_map(|line| [if other(line) { "" } else { line }, "\n"]).collect();
         Self::new(kernel.file, text)
