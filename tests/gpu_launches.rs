@@ -85,7 +85,8 @@ fn planted_launches_are_found_in_every_run() {
         for (ahead, fault) in &pairs {
             for (by, blocks) in [(By::Stream, 3), (By::Graph, 3), (By::Stream, 1), (By::Stream, 7)] {
                 let why = chain(&driver, &[(ahead, 2), (fault, blocks)], by).expect_err(&format!("{what}: {fault} is not found"));
-                let by_rule = why.contains(fault) && why.contains("launches.cu:") && why.contains("never waited for the launches ahead");
+                let by_rule =
+                    why.contains(fault) && why.contains("launches.cu:") && why.contains("never waited for the launches ahead");
                 assert!(why.starts_with("wrong result") || by_rule, "{what}: {fault}: {why}");
             }
         }
