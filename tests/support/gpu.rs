@@ -30,7 +30,7 @@ pub struct Gpu {
 impl Gpu {
     /// Two to four multiprocessors, of one architecture whose launches follow one another and of one where they overlap, as the seed says.
     pub fn new(seed: u64) -> Self {
-        let arch = if seed % 2 == 0 { Arch(80) } else { Arch::HOPPER };
+        let arch = if seed.is_multiple_of(2) { Arch(80) } else { Arch::HOPPER };
         let settings = Settings { multiprocessors: 2 + (seed % 3) as u32, ..Settings::new(seed, arch) };
         let driver: Arc<dyn Driver> = Arc::new(Emulated::new(settings));
         let session = Session::new(&driver).unwrap();
