@@ -4,14 +4,16 @@
 # machine lacks or refuses is noted and left out, and so is what there is no time for. Leaves summary.json and log.txt, and what
 # they were taken from; the summary is there after every step.
 #
-#   scripts/gpu.sh BINARY OUT [PYTHON]   BINARY: from scripts/portable.sh; PYTHON has torch; python3 without one
+#   scripts/gpu.sh BINARY OUT [PYTHON [WHAT]]   BINARY: from scripts/portable.sh; PYTHON has torch; python3 without one
 #
-# FAIR_MOE_SECONDS says how long all of it may take; 540 without.
+# WHAT: `speed`, the check, the benchmarks and PyTorch's peers; `depth`, the rest; without it both, as far as time goes.
+# FAIR_MOE_SECONDS says how long all of it may take; 540 without, which either half is meant to keep to.
 set -u
 binary=$(realpath "$1")
 mkdir -p "$2"
 out=$(realpath "$2")
 python=${3:-python3}
+what=${4:-all}
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/local/cuda/bin
 scratch=$(mktemp -d)
@@ -58,36 +60,69 @@ step() {
     summarise
 }
 
-bench() { # SHAPE DTYPE
-    step "bench $1 $2" 60 "$binary" bench --device cuda --shape "$1" --samples 64 --dtype "$2" --json "$out/bench-$1-$2.json"
+# bench NAME SECONDS DTYPE SAMPLES SHAPE...: figures and a roofline of these shapes.
+bench() {
+    what_name=$1 what_limit=$2 dtype=$3 samples=$4
+    shift 4
+    step "bench $what_name" "$what_limit" "$binary" bench --device cuda --shape "$@" --samples "$samples" --dtype "$dtype" \
+        --json "$out/bench-$what_name.json" --plot "$out/roofline-$what_name.svg"
+}
+
+# peers NAME SECONDS SAMPLES SHAPE...: PyTorch on the same.
+peers() {
+    what_name=$1 what_limit=$2 samples=$3
+    shift 3
+    step "peers $what_name" "$what_limit" "$python" benches/peers/gpu.py --samples "$samples" --shape "$@"
+    grep '^{' "$said" >>"$out/peers.jsonl"
+}
+
+# What matters most comes first.
+speed() {
+    step check 120 "$binary" check --device cuda
+    : >"$out/peers.jsonl"
+    bench vit-b16-64 60 bf16 64 vit-b16-image vit-b16-image-pruned
+    peers vit-b16-64 60 64 vit-b16-image
+    bench swiglu-1.4b 60 bf16 1 swiglu-1.4b
+    bench swiglu-120b 60 bf16 1 swiglu-120b
+    peers swiglu-1.4b 60 1 swiglu-1.4b
+    peers swiglu-120b 60 1 swiglu-120b
+    for size in 64 32; do
+        for kind in "" -pruned -fresh; do
+            bench "vit$kind-$size" 60 bf16 "$size" \
+                "vit-b16-image$kind" "vit-b16-text$kind" "vit-l14-image$kind" "vit-l14-text$kind"
+        done
+    done
+    for model in swiglu-7b olmoe qwen3-30b swiglu-30b; do
+        bench "$model" 60 bf16 1 "$model"
+    done
+    bench vit-b16-skewed-64 30 bf16 64 vit-b16-image-skewed
+    bench vit-b16-f32-64 30 f32 64 vit-b16-image
+    peers vit-64 60 64 vit-b16-text vit-l14-image vit-l14-text
+    peers swiglu-others 90 1 swiglu-7b olmoe qwen3-30b swiglu-30b
+}
+
+depth() {
+    for product in up down dinner dfc2 dx dfc1; do
+        step "ncu $product" 40 ncu --clock-control none --kill yes --set full --kernel-name "regex:^experts_${product}_" \
+            --launch-count 1 "$binary" bench --device cuda --shape vit-b16-image --samples 64 --dtype bf16
+    done
+    step facts 30 "$binary" check --device cuda --facts
+    for tool in memcheck racecheck synccheck initcheck; do
+        step "$tool" 60 compute-sanitizer --tool "$tool" --error-exitcode 9 "$binary" check --device cuda --dtype bf16
+    done
 }
 
 step machine 20 nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm,power.limit --format=csv,noheader
 step info 30 "$binary" info
-step check 120 "$binary" check --device cuda
-bench vit-b16-image bf16
-step peers 90 "$python" benches/peers/gpu.py --samples 64
-grep '^{' "$said" >"$out/peers.jsonl"
-bench vit-b16-image f32
-for shape in vit-b16-image-fresh vit-b16-image-pruned vit-b16-image-skewed vit-b16-text vit-l14-image; do
-    bench "$shape" bf16
-done
-slowest=$("$python" -c '
-import json, sys
-rows = [r for r in json.load(open(sys.argv[1]))["results"] if r["stage"] not in ("layer", "fol")]
-print(max(rows, key=lambda r: r["median_ms"])["stage"])' "$out/bench-vit-b16-image-bf16.json" 2>/dev/null || echo experts)
-step ncu 120 ncu --clock-control none --kill yes --set full --kernel-name "regex:^${slowest}_" --launch-count 6 \
-    "$binary" bench --device cuda --shape vit-b16-image --samples 64 --dtype bf16
-step facts 30 "$binary" check --device cuda --facts
-for tool in memcheck racecheck synccheck initcheck; do
-    step "$tool" 60 compute-sanitizer --tool "$tool" --error-exitcode 9 "$binary" check --device cuda --dtype bf16
-done
+[ "$what" = depth ] || speed
+[ "$what" = speed ] || depth
 # Few files come back from some machines: one for all shapes.
 "$python" - "$out" <<'END'
 import json, pathlib, sys
 out = pathlib.Path(sys.argv[1])
 parts = {path.stem: json.loads(path.read_text()) for path in sorted(out.glob("bench-*.json"))}
-(out / "bench.json").write_text(json.dumps(parts, indent=1))
+if parts:
+    (out / "bench.json").write_text(json.dumps(parts, indent=1))
 for path in out.glob("bench-*.json"):
     path.unlink()
 END

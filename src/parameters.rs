@@ -123,7 +123,7 @@ impl Param {
     }
 
     /// The number of inputs that each of its outputs sums over, which is what its initialisation scales with.
-    fn fan_in(self, config: &MoeConfig) -> usize {
+    pub(crate) fn fan_in(self, config: &MoeConfig) -> usize {
         match self {
             GateFc2Weight | GateFc2Bias => config.gate.hidden.map_or(config.width, |h| h.width),
             ExpertsFc2Weight | ExpertsFc2Bias | SharedFc2Weight | SharedFc2Bias => config.experts.width,

@@ -1,7 +1,7 @@
 //! What `fair-moe bench` measures: how many pairs each shape has, what a run of each part costs, and that each runs.
 #![cfg(feature = "cli")]
 
-use fair_moe::bench::{Cost, LayerWork, LossWork, Pass, Shape, Stage, Work, measure};
+use fair_moe::bench::{Cost, LayerWork, LossWork, Pass, Saved, Shape, Stage, Work, measure};
 use std::time::Duration;
 
 fn work(shape: &str, samples: usize) -> LayerWork<f32> {
@@ -94,4 +94,69 @@ fn shapes_without_a_name_are_refused() {
     for name in ["", "vit-b16", "vit-b16-image-", "vit-b16-image-fresh-pruned"] {
         assert!(name.parse::<Shape>().is_err(), "{name:?}");
     }
+}
+
+/// N rows of K pairs each; 6·P·D·F in gated experts, backward twice that.
+#[test]
+fn language_models_layers_are_those_of_their_publications() {
+    let published = [
+        ("swiglu-1.4b", [40960, 768, 1024, 32, 2]),
+        ("swiglu-7b", [24576, 1536, 1024, 32, 2]),
+        ("olmoe", [32768, 2048, 1024, 64, 8]),
+        ("qwen3-30b", [32768, 2048, 768, 128, 8]),
+        ("swiglu-30b", [32768, 4096, 256, 256, 16]),
+        ("swiglu-120b", [32768, 4096, 1024, 128, 8]),
+    ];
+    for (name, sizes) in published {
+        let shape = name.parse::<Shape>().unwrap();
+        let (config, experts) = (&shape.config, shape.config.experts);
+        let rows = shape.tokens * shape.samples_or(1);
+        assert_eq!([rows, config.width, experts.width, experts.count, config.top_k], sizes, "{name}");
+        assert!(shape.given && experts.gated && !experts.bias && config.capacity_of(shape.tokens, 128).unwrap().is_none());
+    }
+}
+
+/// The layer of a language model with fewer and narrower rows.
+fn small_language_shape() -> Shape {
+    let mut shape = "swiglu-1.4b".parse::<Shape>().unwrap();
+    (shape.tokens, shape.samples, shape.config.width, shape.config.experts.width) = (4, Some(16), 64, 48);
+    shape
+}
+
+#[test]
+fn given_probabilities_leave_no_gate_to_measure() {
+    let mut work = LayerWork::<f32>::new(&small_language_shape(), 16).unwrap();
+    let (n, k, d, f, e) = (64.0, 2.0, 64.0, 48.0, 32.0);
+    assert_eq!(work.pairs() as f64, n * k);
+    let cost = |pass| work.cost((Stage::Routed, pass));
+    assert_eq!([cost(Pass::Forward).flops, cost(Pass::Backward).flops], [6.0, 12.0].map(|times| times * n * k * d * f));
+    // x in, y out, three matrices of each expert, and both inner layers of each pair.
+    assert_eq!(cost(Pass::Forward).bytes, 4.0 * (2.0 * n * d + 3.0 * e * f * d + 2.0 * n * k * f));
+    // x and dy in, dx out; the matrices and their gradients.
+    assert_eq!(cost(Pass::Backward).bytes, 4.0 * (3.0 * n * d + 6.0 * e * f * d + 2.0 * n * k * f));
+    let found = measure(&mut work, Duration::ZERO).unwrap();
+    assert!(found.len() == 8 && found.iter().all(|m| m.part.0 != Stage::Gate && m.times.is_some()));
+}
+
+#[cfg(feature = "emulate")]
+#[test]
+fn an_emulated_device_counts_a_layer_from_given_probabilities() {
+    let device = "emulated:3@sm_90a".parse().unwrap();
+    let layer = fair_moe::bench::DeviceLayer::<half::bf16>::new(&small_language_shape(), 16, &device).unwrap();
+    assert_eq!(layer.pairs(), 64 * 2);
+    let found = layer.measure(Duration::ZERO).unwrap();
+    let whole: Vec<_> = found.iter().filter(|m| m.part.0 == Stage::Routed).map(|m| m.launches.unwrap()).collect();
+    assert_eq!(whole, [1 + 2 + 1, 4 + 1 + 1]);
+}
+
+/// x, and one number for each pair and unit of an expert: section by section of the published layer.
+#[test]
+fn what_is_kept_for_backward_is_little_more_than_x_and_one_inner_layer() {
+    let saved = Saved::of(&"vit-b16-image".parse().unwrap(), 64, fair_moe::DType::Bf16).unwrap();
+    let (rows, pairs) = (197 * 64, 64 * 10 * 47);
+    assert_eq!((saved.x, saved.experts), (rows * 768 * 2, pairs * 3072 * 2));
+    // The gate's hidden layer of 192, and some 50 numbers a row of logits, weights and lists.
+    assert!((rows * 192 * 4..rows * 250 * 4).contains(&saved.routing), "{saved:?}");
+    let gated = Saved::of(&"swiglu-1.4b".parse().unwrap(), 128, fair_moe::DType::Bf16).unwrap();
+    assert_eq!((gated.x, gated.experts), (40960 * 768 * 2, 2 * 81920 * 1024 * 2));
 }

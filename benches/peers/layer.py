@@ -3,8 +3,8 @@
 dense    as published: every expert on every token, masks do the routing.
 sparse   a loop over the experts, each on the rows that it keeps.
 
-The shape is that of `bench --shape vit-b16-image-fresh`: T tokens, B samples, D width, F expert width, E experts, K of them a row,
-capacity C a sample and expert, gates as PyTorch initialises them. Prints one line of JSON per form.
+The shape is that of `bench --shape vit-b16-image-fresh`: T tokens, B samples, D width, experts of 4 D, a gate of D / 4, E experts, K of
+them a row, capacity C a sample and expert, gates as PyTorch initialises them. Prints one line of JSON per form.
 """
 import argparse
 import json
@@ -13,15 +13,15 @@ import time
 import torch
 import torch.nn.functional as F
 
-T, D, WIDTH, HIDDEN, E, K, C = 197, 768, 3072, 192, 10, 3, 47
+T, D, E, K, C = 197, 768, 10, 3, 47
 
 
 class Layer(torch.nn.Module):
-    def __init__(self):
+    def __init__(self, width=D):
         super().__init__()
-        self.gate1, self.gate2 = torch.nn.Linear(D, HIDDEN), torch.nn.Linear(HIDDEN, E)
-        self.up = torch.nn.ModuleList(torch.nn.Linear(D, WIDTH) for _ in range(E))
-        self.down = torch.nn.ModuleList(torch.nn.Linear(WIDTH, D) for _ in range(E))
+        self.gate1, self.gate2 = torch.nn.Linear(width, width // 4), torch.nn.Linear(width // 4, E)
+        self.up = torch.nn.ModuleList(torch.nn.Linear(width, 4 * width) for _ in range(E))
+        self.down = torch.nn.ModuleList(torch.nn.Linear(4 * width, width) for _ in range(E))
 
     def weights(self, x):
         """[T, B, E]: softmax, the K best experts of a row, the C heaviest rows of a sample and expert."""
@@ -39,7 +39,7 @@ class Layer(torch.nn.Module):
         return (outputs * weights.unsqueeze(-1)).sum(dim=2) - x
 
     def sparse(self, x):
-        weights, rows = self.weights(x).reshape(-1, E), x.reshape(-1, D)
+        weights, rows = self.weights(x).reshape(-1, E), x.reshape(-1, x.shape[-1])
         y = -rows
         for e in range(E):
             kept = weights[:, e].nonzero().squeeze(-1)

@@ -4,7 +4,7 @@
 #![allow(unsafe_code)]
 
 use super::device::{Copies, Launches, driver_of};
-use super::input::{LayerInput, PARTS};
+use super::input::LayerInput;
 use super::{Measurement, Part, Pass, Shape, Stage};
 use crate::device::Device;
 use crate::dtype::Element;
@@ -58,7 +58,12 @@ impl<T: Element> DeviceLayer<T> {
     /// # Errors
     /// Those of the device.
     pub fn measure(&self, budget: Duration) -> Result<Vec<Measurement>> {
-        PARTS.into_iter().map(|part| self.copies.measure(part, self.input.cost(part, self.pairs), budget)).collect()
+        self.input.parts().iter().map(|&part| self.measure_part(part, budget)).collect()
+    }
+
+    /// The same of one part.
+    pub(super) fn measure_part(&self, part: Part, budget: Duration) -> Result<Measurement> {
+        self.copies.measure(part, self.input.cost(part, self.pairs), budget)
     }
 }
 
@@ -67,7 +72,10 @@ impl<T: Element> Layer<T> {
         let resident = Resident::new(driver, &input.config, &input.parameters.as_slices(), &input.moe_input())?;
         let state = resident.new_state(true)?;
         let forward = resident.forward(&state)?;
-        let backward = resident.backward::<T>(&state, &Upstream::new(&input.dy), None)?;
+        let mut backward = resident.backward::<T>(&state, &Upstream::new(&input.dy), None)?;
+        if input.given {
+            backward.launches = backward.launches.without_gate();
+        }
         Ok(Self { forward, backward, state, resident })
     }
 }
@@ -86,17 +94,28 @@ impl<T: Element> Launches for Layer<T> {
                 (Pass::Forward, Stage::Route) => forward.route(queue),
                 (Pass::Forward, Stage::Experts) => forward.experts(queue),
                 (Pass::Forward, Stage::Combine) => forward.combine(queue),
+                (Pass::Forward, Stage::Routed) => {
+                    forward.route(queue)?;
+                    forward.experts(queue)?;
+                    forward.combine(queue)
+                }
                 (Pass::Forward, _) => forward.launch(queue),
                 (Pass::Backward, Stage::Gate) => backward.gate(queue),
                 (Pass::Backward, Stage::Route) => backward.route(queue),
                 (Pass::Backward, Stage::Experts) => backward.experts(queue),
                 (Pass::Backward, Stage::Combine) => backward.combine(queue),
+                (Pass::Backward, Stage::Routed) => {
+                    backward.experts(queue)?;
+                    backward.route(queue)?;
+                    backward.combine(queue)
+                }
                 (Pass::Backward, _) => backward.launch(queue),
             }
         }
     }
 
     fn needed_anew(&self, part: Part) -> Option<Part> {
-        (part == (Stage::Route, Pass::Forward)).then_some((Stage::Gate, Pass::Forward))
+        let (stage, pass) = part;
+        (matches!(stage, Stage::Route | Stage::Routed) && pass == Pass::Forward).then_some((Stage::Gate, Pass::Forward))
     }
 }

@@ -5,7 +5,7 @@ use crate::config::MoeConfig;
 use crate::dtype::Element;
 use crate::error::{Result, product};
 use crate::moe::{Layout, MoeInput};
-use crate::parameters::{Param, Parameters};
+use crate::parameters::{Param, Parameters, flat_len};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
 
@@ -26,6 +26,21 @@ pub const PARTS: [Part; 10] = {
     ]
 };
 
+/// The same where the probabilities are given.
+pub const GIVEN_PARTS: [Part; 8] = {
+    use {Pass::*, Stage::*};
+    [
+        (Route, Forward),
+        (Experts, Forward),
+        (Combine, Forward),
+        (Experts, Backward),
+        (Route, Backward),
+        (Combine, Backward),
+        (Routed, Forward),
+        (Routed, Backward),
+    ]
+};
+
 /// A layer's parameters and random input.
 pub struct LayerInput<T> {
     pub config: MoeConfig,
@@ -35,6 +50,8 @@ pub struct LayerInput<T> {
     pub parameters: Parameters<Vec<T>>,
     pub x: Vec<T>,
     pub dy: Vec<T>,
+    /// Whether the gate is no part of what is measured.
+    pub given: bool,
     /// How many experts there are rows for.
     busy: usize,
 }
@@ -44,19 +61,29 @@ impl<T: Element> LayerInput<T> {
     pub fn new(shape: &Shape, samples: usize) -> Result<Self> {
         let (config, tokens) = (&shape.config, shape.tokens);
         let elements = product("x", &[tokens, samples, config.width])?;
-        let mut rng = Pcg64::seed_from_u64(1);
-        // Uniform with a variance of 1, as behind a layer norm.
-        let mut random = || (0..elements).map(|_| T::from_f64((rng.random::<f64>() * 2.0 - 1.0) * 3f64.sqrt())).collect();
-        let (mut x, dy): (Vec<T>, Vec<T>) = (random(), random());
-        let mut parameters = Parameters::init(config, 2)?;
+        // With a variance of 1, as behind a layer norm.
+        let (mut x, dy) = (noise(elements, 3f64.sqrt(), 1), noise(elements, 3f64.sqrt(), 3));
+        let mut parameters = match shape.fill {
+            Fill::Fresh => Parameters::init(config, 2)?,
+            _ => {
+                flat_len(config)?;
+                Parameters::from_fn(|p| noise(p.len(config), 1.0 / (p.fan_in(config) as f64).sqrt(), 2))
+            }
+        };
         match shape.fill {
             Fill::Fresh => {}
-            Fill::Even | Fill::Pruned => choose(shape, &mut parameters, &mut x, |row| row / samples),
+            // Each sample's first row another expert first, so that the few rows of `Pruned` want them all.
+            Fill::Even | Fill::Pruned => choose(shape, &mut parameters, &mut x, |row| row / samples + row % samples),
             Fill::Skewed => choose(shape, &mut parameters, &mut x, |_| 0),
         }
         let rows_needed = (shape.fill == Fill::Pruned).then(|| (0..samples).collect());
         let busy = if shape.fill == Fill::Skewed { 1 } else { config.experts.count };
-        Ok(Self { config: config.clone(), tokens, samples, rows_needed, parameters, x, dy, busy })
+        Ok(Self { config: config.clone(), tokens, samples, rows_needed, parameters, x, dy, given: shape.given, busy })
+    }
+
+    /// What is measured of it.
+    pub fn parts(&self) -> &'static [Part] {
+        if self.given { &GIVEN_PARTS } else { &PARTS }
     }
 
     /// As the layer takes it.
@@ -72,15 +99,20 @@ impl<T: Element> LayerInput<T> {
         let config = &self.config;
         let (size, wide) = (size_of::<T>() as f64, size_of::<T::Wide>() as f64);
         let (n, p) = ((self.tokens * self.samples) as f64, pairs as f64);
+        // Rows that experts read, at most.
+        let r = self.rows_needed.as_ref().map_or(n, |rows| rows.len() as f64).min(p);
         let (d, f, e) = (config.width as f64, config.experts.width as f64, config.experts.count as f64);
         let h = config.gate.hidden.map_or(0.0, |h| h.width as f64);
-        let gate = h * d + e * h;
+        let gate = if h > 0.0 { h * d + e * h } else { e * d };
+        let inner = if config.experts.gated { 2.0 } else { 1.0 };
+        let minus = if config.subtract_input { r } else { 0.0 };
         let busy = self.busy.min(pairs) as f64;
         let backward = pass == Pass::Backward;
         // Backward multiplies twice for each time that forward does, and writes as many gradients as it reads parameters.
         let times = if backward { 2.0 } else { 1.0 };
         // Of experts without rows only the gradients' zeros are written.
-        let experts = 2.0 * f * d * if backward { busy + e } else { busy };
+        let experts = (1.0 + inner) * f * d * if backward { busy + e } else { busy };
+        let saved = p * f * inner;
         match stage {
             Stage::Gate => {
                 let tensors = times * (n * d + gate) * size;
@@ -88,37 +120,68 @@ impl<T: Element> LayerInput<T> {
             }
             Stage::Route => Cost { flops: 0.0, bytes: 2.0 * n * e * wide + 2.0 * p * wide },
             Stage::Experts => {
-                let rows = if backward { 2.0 * n * d + p * d } else { n * d + p * d };
-                Cost { flops: times * 4.0 * p * d * f, bytes: (rows + experts + p * f) * size }
+                let rows = (times * r + p) * d;
+                Cost { flops: times * 2.0 * (1.0 + inner) * p * d * f, bytes: (rows + experts + saved) * size }
             }
-            Stage::Combine => Cost { flops: 0.0, bytes: (p + 2.0 * n) * d * size },
+            Stage::Combine => {
+                let of_gate = if backward && !self.given { n * d * wide } else { 0.0 };
+                Cost { flops: 2.0 * p * d, bytes: (p + n + minus) * d * size + of_gate }
+            }
             _ => {
-                let parts = [Stage::Gate, Stage::Experts].map(|part| self.cost((part, pass), pairs).flops);
-                let rows = if backward { 3.0 * n * d } else { 2.0 * n * d };
-                Cost { flops: parts.iter().sum(), bytes: (rows + experts + times * gate + p * f) * size }
+                let gate = if self.given { 0.0 } else { gate };
+                let products = self.cost((Stage::Experts, pass), pairs).flops;
+                // x and dy are read, y or dx is written.
+                let read = if self.given { r } else { n };
+                let rows = (times * read + n) * d;
+                let bytes = (rows + experts + times * gate + saved) * size;
+                Cost { flops: products + times * 2.0 * n * gate, bytes }
             }
         }
     }
 }
 
-/// Makes each row prefer experts t, t+1, ..., t+K-1 (mod E), with t of `first`, by a coordinate of x and a unit of the gate for each
-/// expert.
+/// Numbers uniform in ±bound. The same some million over and over: what an element is moves a processor's clock, but that it comes
+/// again far away does not.
+fn noise<T: Element>(len: usize, bound: f64, seed: u64) -> Vec<T> {
+    // A prime, so that no two rows of a matrix are alike.
+    const PERIOD: usize = 1_048_573;
+    let mut rng = Pcg64::seed_from_u64(seed);
+    let once: Vec<T> = (0..PERIOD.min(len)).map(|_| T::from_f64((rng.random::<f64>() * 2.0 - 1.0) * bound)).collect();
+    let mut all = Vec::with_capacity(len);
+    while all.len() < len {
+        all.extend_from_slice(&once[..once.len().min(len - all.len())]);
+    }
+    all
+}
+
+/// Makes each row prefer experts t, t+1, ..., t+K-1 (mod E), with t of `first`, by a coordinate of x for each expert, and a unit of the
+/// gate where it has a hidden layer.
 fn choose<T: Element>(shape: &Shape, parameters: &mut Parameters<Vec<T>>, x: &mut [T], first: impl Fn(usize) -> usize) {
     let (width, e, k) = (shape.config.width, shape.config.experts.count, shape.config.top_k);
     let hidden = shape.config.gate.hidden.map_or(width, |h| h.width);
-    let (fc1, one) = (&mut parameters[Param::GateFc1Weight], T::from_f64(1.0));
-    for expert in 0..e {
-        fc1[expert * width..][..width].fill(T::default());
-        fc1[expert * width + expert] = one;
+    let one = T::from_f64(1.0);
+    if shape.config.gate.hidden.is_some() {
+        unit_rows(&mut parameters[Param::GateFc1Weight], width, e, one);
     }
-    for expert in 0..e {
-        parameters[Param::GateFc2Weight][expert * hidden + expert] = one;
+    let fc2 = &mut parameters[Param::GateFc2Weight];
+    if shape.config.gate.hidden.is_some() {
+        (0..e).for_each(|expert| fc2[expert * hidden + expert] = one);
+    } else {
+        unit_rows(fc2, width, e, one);
     }
     for (row, x) in x.chunks_exact_mut(width).enumerate() {
         let first = first(row) % e;
         for (expert, x) in x[..e].iter_mut().enumerate() {
             let rank = (expert + e - first) % e;
-            *x = T::from_f64(if rank < k { 8.0 - rank as f64 } else { 0.0 });
+            *x = T::from_f64(if rank < k { 8.0 * (k - rank) as f64 / k as f64 } else { 0.0 });
         }
+    }
+}
+
+/// Makes of the first `count` rows of a matrix those of the unit matrix.
+fn unit_rows<T: Element>(matrix: &mut [T], width: usize, count: usize, one: T) {
+    for (n, row) in matrix.chunks_exact_mut(width).take(count).enumerate() {
+        row.fill(T::default());
+        row[n] = one;
     }
 }

@@ -1,9 +1,9 @@
 //! The layer's work on the CPU.
 
-use super::input::{LayerInput, PARTS};
+use super::input::LayerInput;
 use super::{Cost, Part, Pass, Shape, Stage, Work};
 use crate::cpu::{Scratch, combine, experts, gate, route};
-use crate::dtype::Element;
+use crate::dtype::{Element, Float};
 use crate::error::Result;
 use crate::moe::{GradientMode, Moe, MoeState, Upstream};
 use crate::parameters::Parameters;
@@ -41,6 +41,11 @@ impl<T: Element> LayerWork<T> {
             dlogits: vec![],
             dgate: Scratch::new::<T>(0),
         };
+        if shape.given {
+            work.run((Stage::Gate, Pass::Forward))?;
+            work.dgate = Scratch::new::<T::Wide>(work.dx.len());
+            work.dgate.get_mut::<T::Wide>().fill(T::Wide::ZERO);
+        }
         work.parts().iter().try_for_each(|&part| work.run(part))?;
         Ok(work)
     }
@@ -53,7 +58,7 @@ impl<T: Element> LayerWork<T> {
 
 impl<T: Element> Work for LayerWork<T> {
     fn parts(&self) -> &'static [Part] {
-        &PARTS
+        self.input.parts()
     }
 
     fn run(&mut self, (stage, pass): Part) -> Result<()> {
@@ -82,6 +87,12 @@ impl<T: Element> Work for LayerWork<T> {
             }
             (Stage::Combine, Pass::Backward) => {
                 combine::backward(config, &input, &state.routing, self.back.dx.get(), self.dgate.get(), dy, &mut self.dx);
+            }
+            (Stage::Routed, Pass::Forward) => {
+                [Stage::Route, Stage::Experts, Stage::Combine].into_iter().try_for_each(|stage| self.run((stage, pass)))?;
+            }
+            (Stage::Routed, Pass::Backward) => {
+                [Stage::Experts, Stage::Route, Stage::Combine].into_iter().try_for_each(|stage| self.run((stage, pass)))?;
             }
             (_, Pass::Forward) => self.moe.forward(&parameters, &input, &mut self.y, state)?,
             (_, Pass::Backward) => {

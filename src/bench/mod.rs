@@ -1,8 +1,9 @@
 //! What is measured, for the command line's `bench` and for other benchmarks: the shapes, the work of each stage with its cost, on the
 //! CPU and on a device, and the machine's ceilings.
 //!
-//! The shapes run what PyTorch's published form runs: ReLU gate and experts, E = 10, K = 3, C = 47, x subtracted, no renormalising,
-//! every row needed; backward gives dx and all parameter gradients.
+//! The shapes of the ViTs run what PyTorch's published form runs: ReLU gate and experts, E = 10, K = 3, C = 47, x subtracted, no
+//! renormalising, every row needed; backward gives dx and all parameter gradients. Those of language models start from given
+//! probabilities: SwiGLU experts without biases or capacity; backward gives dx, the experts' gradients, and that on the logits.
 
 mod device;
 mod device_layer;
@@ -12,6 +13,10 @@ mod layer;
 mod loss;
 mod loss_input;
 mod machine;
+#[cfg(feature = "model")]
+mod roofline;
+mod saved;
+mod shape;
 #[cfg(feature = "model")]
 mod step;
 mod timing;
@@ -24,12 +29,14 @@ pub use layer::LayerWork;
 pub use loss::LossWork;
 pub use machine::{Ceilings, cpu_name, instruction_sets};
 #[cfg(feature = "model")]
+pub use roofline::{Found, roofline};
+pub use saved::Saved;
+pub use shape::{Fill, Shape};
+#[cfg(feature = "model")]
 pub use step::StepWork;
 pub use timing::{Measurement, Times, measure};
 
-use crate::config::{Capacity, MoeConfig};
-use crate::error::{Error, Result};
-use std::str::FromStr;
+use crate::error::Result;
 
 /// A part of the layer or the loss, or the whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +57,8 @@ pub enum Stage {
     Transport,
     /// The whole layer.
     Layer,
+    /// All of it but the gate: what there is to do from given probabilities.
+    Routed,
     /// The whole loss.
     Fol,
     /// A model's training step: towers and loss, then every gradient.
@@ -70,6 +79,7 @@ impl Stage {
             Stage::Contrast => "contrast",
             Stage::Transport => "transport",
             Stage::Layer => "layer",
+            Stage::Routed => "routed",
             Stage::Fol => "fol",
             Stage::Step => "step",
             Stage::Adam => "adam",
@@ -126,52 +136,4 @@ pub trait Work {
     fn run(&mut self, part: Part) -> Result<()>;
     /// What that run has to do.
     fn cost(&self, part: Part) -> Cost;
-}
-
-/// How full the experts are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fill {
-    /// Routing is even, so that every expert is as full as it can be: P = B·E·min(C, T·K/E).
-    Even,
-    /// The gate is as PyTorch initialises it: a third of the chosen pairs find their expert full.
-    Fresh,
-    /// Even routing, but only the first row of each sample is needed.
-    Pruned,
-    /// Every row has one choice, the same expert, which takes them all: P = N.
-    Skewed,
-}
-
-/// One of the shapes that are measured.
-#[derive(Clone, Debug)]
-pub struct Shape {
-    /// Its name on the command line.
-    pub name: String,
-    /// T.
-    pub tokens: usize,
-    /// The layer.
-    pub config: MoeConfig,
-    /// How full its experts are.
-    pub fill: Fill,
-}
-
-/// Name, T and D: the two towers of CLIP's ViT-B/16 and ViT-L/14.
-const SHAPES: [(&str, usize, usize); 4] =
-    [("vit-b16-image", 197, 768), ("vit-b16-text", 77, 512), ("vit-l14-image", 257, 1024), ("vit-l14-text", 77, 768)];
-
-impl FromStr for Shape {
-    type Err = Error;
-    fn from_str(name: &str) -> Result<Self> {
-        let suffixes = [("-fresh", Fill::Fresh), ("-pruned", Fill::Pruned), ("-skewed", Fill::Skewed)];
-        let ending = suffixes.into_iter().find_map(|(suffix, fill)| Some((name.strip_suffix(suffix)?, fill)));
-        let (base, fill) = ending.unwrap_or((name, Fill::Even));
-        let known = SHAPES.into_iter().find(|shape| shape.0 == base);
-        let names =
-            "vit-b16-image, vit-b16-text, vit-l14-image or vit-l14-text, with -fresh, -pruned or -skewed behind it or nothing";
-        let (_, tokens, width) = known.ok_or_else(|| Error::config("the shape", names, name))?;
-        let mut config = MoeConfig::token_authors(width);
-        if fill == Fill::Skewed {
-            (config.top_k, config.capacity) = (1, Capacity::None);
-        }
-        Ok(Self { name: name.to_owned(), tokens, config, fill })
-    }
 }

@@ -3,7 +3,7 @@
 mod compare;
 mod input;
 mod page;
-mod plot;
+pub(crate) mod plot;
 mod sections;
 mod warnings;
 mod words;

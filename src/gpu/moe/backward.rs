@@ -235,6 +235,13 @@ impl Backward {
         Ok(Self { dtype: input.dtype, pairs: sizes.pairs, plan, dinner, dfc2, dx, dfc1, route, gate_rows, gate_weights, combine })
     }
 
+    /// With a gate that is no part of the layer: its share is left out of the gradient of x.
+    #[cfg(feature = "cli")]
+    pub(crate) fn without_gate(mut self) -> Self {
+        self.combine.plus = 0;
+        self
+    }
+
     /// All of it, in order.
     ///
     /// # Safety

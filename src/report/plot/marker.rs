@@ -13,7 +13,16 @@ pub(super) fn class(series: usize) -> String {
 
 /// The shape of a series, some 9 across, around (x, y).
 pub(super) fn marker(series: usize, x: f64, y: f64) -> Markup {
-    let class = format!("dot {}", class(series));
+    drawn(series, format!("dot {}", class(series)), x, y)
+}
+
+/// The same with nothing within its border.
+#[cfg(feature = "cli")]
+pub(super) fn hollow(series: usize, x: f64, y: f64) -> Markup {
+    drawn(series, format!("hollow {}", class(series)), x, y)
+}
+
+fn drawn(series: usize, class: String, x: f64, y: f64) -> Markup {
     let path = |corners: &[(f64, f64)]| {
         let corners: Vec<String> = corners.iter().map(|(dx, dy)| format!("{},{}", px(x + dx), px(y + dy))).collect();
         html! { polygon class=(class) points=(corners.join(" ")) {} }

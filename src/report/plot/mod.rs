@@ -7,12 +7,16 @@
 mod chart;
 mod heat;
 mod marker;
+#[cfg(feature = "cli")]
+mod roofline;
 mod rows;
 mod scale;
 
 pub(super) use chart::{Chart, Line};
 pub(super) use heat::{Heat, HeatRow};
 pub(super) use marker::key;
+#[cfg(feature = "cli")]
+pub(crate) use roofline::{Panel, Point, Roof, Roofline};
 pub(super) use rows::{Mark, Rows, Section, Shape};
 pub(super) use scale::Scale;
 
@@ -30,7 +34,7 @@ pub(super) const PALETTE: &str = include_str!("../palette.css");
 pub(super) const STYLE: &str = include_str!("../figure.css");
 
 /// One drawing.
-pub(super) struct Figure {
+pub(crate) struct Figure {
     /// Its name among the report's figures, and its file's without the ending: small letters, digits and dashes.
     pub(super) name: String,
     /// What it shows.
@@ -58,7 +62,7 @@ impl Figure {
     }
 
     /// The drawing as a file of its own.
-    pub(super) fn file(&self) -> String {
+    pub(crate) fn file(&self) -> String {
         let (width, height) = (self.width + 2.0 * MARGIN, self.height + 2.0 * MARGIN + TITLE);
         let view = format!("{} {} {} {}", px(-MARGIN), px(-MARGIN - TITLE), px(width), px(height));
         let file = html! {
