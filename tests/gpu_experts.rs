@@ -22,7 +22,8 @@ fn bound(dtype: DType) -> f64 {
     }
 }
 
-fn forward<T: Element>(case: &Case) {
+/// up and down; the latter's result.
+fn forward<T: Element>(case: &Case) -> Vec<f64> {
     println!("{:?} {case:?}", T::DTYPE);
     let s = Setup::<T>::new(case);
     let (d, f, p) = (case.width, case.expert_width, case.pairs());
@@ -30,6 +31,7 @@ fn forward<T: Element>(case: &Case) {
     let room = |width: usize| s.device.room::<T>(case.offset, case.before * width, (p + SPARE) * width);
     let (inner, glu, hidden, out) = (room(f), room(f), room(f), room(d));
     let act = Activation::ALL[case.activation];
+    let (splits, counters, _room) = s.splits(d);
     let up = ExpertsUp {
         x: s.x.at(),
         experts_weights,
@@ -38,6 +40,8 @@ fn forward<T: Element>(case: &Case) {
         inner: inner.at(),
         glu: if case.gated { glu.at() } else { 0 },
         hidden: hidden.at(),
+        arrived: splits.arrived,
+        counters,
         x_stride: (d + case.gap) as i64,
         width: d as i32,
         expert_width: f as i32,
@@ -45,7 +49,7 @@ fn forward<T: Element>(case: &Case) {
         activation: case.activation as i32,
         ..Default::default()
     };
-    unsafe { experts::up(&s.device.queue(), T::DTYPE, case.tile(T::DTYPE), &up, case.before + p + SPARE).unwrap() };
+    unsafe { experts::up(&s.device.queue(), T::DTYPE, case.whole_tile(T::DTYPE), &up, case.before + p + SPARE).unwrap() };
     let want_inner = s.linear(0, f, d, |p| s.x_of(p));
     let mut want_hidden: Vec<f64> = want_inner.iter().map(|&v| act.value(v)).collect();
     if case.gated {
@@ -59,7 +63,7 @@ fn forward<T: Element>(case: &Case) {
 
     let not_kept = room(f);
     let up = ExpertsUp { inner: 0, glu: 0, hidden: not_kept.at(), ..up };
-    unsafe { experts::up(&s.device.queue(), T::DTYPE, case.tile(T::DTYPE), &up, case.before + p + SPARE).unwrap() };
+    unsafe { experts::up(&s.device.queue(), T::DTYPE, case.whole_tile(T::DTYPE), &up, case.before + p + SPARE).unwrap() };
     assert_eq!(s.device.written(&not_kept, p * f), got_hidden, "the same bits, kept or not");
 
     let down = ExpertsDown {
@@ -68,6 +72,7 @@ fn forward<T: Element>(case: &Case) {
         shared_weights,
         pairs: s.list(),
         out: out.at(),
+        splits,
         width: d as i32,
         expert_width: f as i32,
         experts: case.segments.len() as i32,
@@ -75,11 +80,13 @@ fn forward<T: Element>(case: &Case) {
     };
     unsafe { experts::down(&s.device.queue(), T::DTYPE, case.tile(T::DTYPE), &down, case.before + p + SPARE).unwrap() };
     let want = s.linear(4, d, f, |p| got_hidden[p * f..][..f].to_vec());
-    assert_close("out", &s.device.written(&out, p * d), &want, bound(T::DTYPE));
+    let got = s.device.written(&out, p * d);
+    assert_close("out", &got, &want, bound(T::DTYPE));
+    got
 }
 
-/// dinner and dx, with random activations and gradients for what the stages before them give.
-fn backward<T: Element>(case: &Case) {
+/// dinner and dx, with random activations and gradients for what the stages before them give; the latter's result.
+fn backward<T: Element>(case: &Case) -> Vec<f64> {
     println!("{:?} {case:?}", T::DTYPE);
     let s = Setup::<T>::new(case);
     let tile = case.tile(T::DTYPE);
@@ -92,6 +99,7 @@ fn backward<T: Element>(case: &Case) {
     let of_pairs = |seed: u64| [uniform(case.seed + seed, p * f), vec![f64::NAN; SPARE * f]].concat();
     let [inner, glu] = [2, 3].map(|seed| s.device.upload::<T>(case.offset, case.before * f, &of_pairs(seed)));
     let act = Activation::ALL[case.activation];
+    let (splits, counters, _room) = s.splits(d);
     let args = ExpertsDinner {
         dy: s.x.at(),
         experts_weights,
@@ -103,6 +111,8 @@ fn backward<T: Element>(case: &Case) {
         dglu: if case.gated { dglu.at() } else { 0 },
         weighted: weighted.at(),
         dweight_parts: dweight_parts.at(),
+        arrived: splits.arrived,
+        counters,
         dy_stride: (d + case.gap) as i64,
         width: d as i32,
         expert_width: f as i32,
@@ -111,7 +121,7 @@ fn backward<T: Element>(case: &Case) {
         parts: parts as i32,
         ..Default::default()
     };
-    unsafe { experts::dinner(&s.device.queue(), T::DTYPE, case.tile(T::DTYPE), &args, case.before + p + SPARE).unwrap() };
+    unsafe { experts::dinner(&s.device.queue(), T::DTYPE, case.whole_tile(T::DTYPE), &args, case.before + p + SPARE).unwrap() };
     let (mut want_dinner, mut want_dglu, mut want_weighted, mut want_parts) = (vec![], vec![], vec![], vec![0.0; p * parts]);
     for pair in 0..p {
         let (dy, fc2, w) = (s.x_of(pair), s.parameter(4, pair, d * f), s.pair_weight[pair]);
@@ -141,6 +151,7 @@ fn backward<T: Element>(case: &Case) {
         shared_weights,
         pairs: s.list(),
         dx: dx.at(),
+        splits,
         width: d as i32,
         expert_width: f as i32,
         experts: case.segments.len() as i32,
@@ -157,7 +168,9 @@ fn backward<T: Element>(case: &Case) {
             }
         }
     }
-    assert_close("dx", &s.device.written(&dx, p * d), &want, bound);
+    let got = s.device.written(&dx, p * d);
+    assert_close("dx", &got, &want, bound);
+    got
 }
 
 /// What a gradient's memory holds before, and what is to be added to it.
@@ -295,32 +308,44 @@ fn cases() -> Vec<Case> {
 
 #[test]
 fn up_and_down_in_f32() {
-    cases().iter().for_each(forward::<f32>);
+    for case in cases() {
+        forward::<f32>(&case);
+    }
 }
 
 #[test]
 fn up_and_down_in_f16() {
-    cases().iter().for_each(forward::<f16>);
+    for case in cases() {
+        forward::<f16>(&case);
+    }
 }
 
 #[test]
 fn up_and_down_in_bf16() {
-    cases().iter().for_each(forward::<bf16>);
+    for case in cases() {
+        forward::<bf16>(&case);
+    }
 }
 
 #[test]
 fn dinner_and_dx_in_f32() {
-    cases().iter().for_each(backward::<f32>);
+    for case in cases() {
+        backward::<f32>(&case);
+    }
 }
 
 #[test]
 fn dinner_and_dx_in_f16() {
-    cases().iter().for_each(backward::<f16>);
+    for case in cases() {
+        backward::<f16>(&case);
+    }
 }
 
 #[test]
 fn dinner_and_dx_in_bf16() {
-    cases().iter().for_each(backward::<bf16>);
+    for case in cases() {
+        backward::<bf16>(&case);
+    }
 }
 
 #[test]
@@ -374,15 +399,24 @@ fn wgmma_cases() -> Vec<Case> {
 
 #[test]
 fn up_and_down_by_wgmma() {
-    wgmma_cases().iter().enumerate().for_each(|(i, case)| if i % 3 == 0 { forward::<f16>(case) } else { forward::<bf16>(case) });
+    for (i, case) in wgmma_cases().iter().enumerate() {
+        if i % 3 == 0 {
+            forward::<f16>(case)
+        } else {
+            forward::<bf16>(case)
+        };
+    }
 }
 
 #[test]
 fn dinner_and_dx_by_wgmma() {
-    wgmma_cases()
-        .iter()
-        .enumerate()
-        .for_each(|(i, case)| if i % 3 == 1 { backward::<f16>(case) } else { backward::<bf16>(case) });
+    for (i, case) in wgmma_cases().iter().enumerate() {
+        if i % 3 == 1 {
+            backward::<f16>(case)
+        } else {
+            backward::<bf16>(case)
+        };
+    }
 }
 
 #[test]
@@ -392,6 +426,70 @@ fn gradients_by_wgmma() {
         1 => gradients::<bf16, bf16>(case, i % 4 == 0),
         _ => gradients::<f16, f16>(case, i % 2 == 0),
     });
+}
+
+/// Tiles of few rows, whole and split among blocks, of which there are more than steps in some; on segments around those rows, all pairs in
+/// one of them or none in most, and on widths and addresses of every kind.
+fn small_cases() -> Vec<Case> {
+    let shared = |shared: usize, case: Case| Case { shared: Some(shared), ..case };
+    let cases = [
+        Case::new(&[1], 1, 1),
+        Case::new(&[19, 0, 40, 1], 136, 72),
+        shared(33, Case::new(&[17, 0], 72, 328)),
+        Case { offset: 1, ..Case::new(&[128, 3, 0], 64, 200) },
+        Case { offset: 3, gap: 5, bias: false, ..Case::new(&[37], 21, 133) },
+        Case { gap: 8, ..Case::new(&[9, 65, 16, 32], 200, 8) },
+        shared(0, Case::new(&[0, 70, 0, 0, 0], 264, 16)),
+        Case { bias: false, ..Case::new(&[64], 13, 520) },
+    ];
+    let tiles = [16, 32, 64].into_iter().flat_map(|rows| [1, 2, 3, 5].map(|splits| (rows, splits))).enumerate();
+    let all = tiles.flat_map(|(t, (rows, splits))| {
+        let vary = move |(i, case): (usize, &Case)| Case {
+            seed: (i + t) as u64 % seeds(),
+            activation: i % 4,
+            gated: (i + t / 2) % 2 == 1,
+            tile: Some(Tile { splits, ..Tile::new(Engine::Mma, rows, 128) }),
+            ..case.clone()
+        };
+        cases.iter().enumerate().skip(t % 2).step_by(2).map(vary).collect::<Vec<_>>()
+    });
+    some_of(5, all).collect()
+}
+
+#[test]
+fn up_and_down_by_tiles_of_few_rows() {
+    for (i, case) in small_cases().iter().enumerate() {
+        if i % 3 == 0 {
+            forward::<f16>(case)
+        } else {
+            forward::<bf16>(case)
+        };
+    }
+}
+
+#[test]
+fn dinner_and_dx_by_tiles_of_few_rows() {
+    for (i, case) in small_cases().iter().enumerate() {
+        if i % 3 == 1 {
+            backward::<f16>(case)
+        } else {
+            backward::<bf16>(case)
+        };
+    }
+}
+
+/// Three parts or more, whose sum depends on their order.
+#[test]
+fn split_sums_have_the_same_bits_whoever_comes_last() {
+    for (rows, splits) in [(32, 3), (16, 5)] {
+        let tile = Some(Tile { splits, ..Tile::new(Engine::Mma, rows, 128) });
+        let case = |schedule: u64| Case { tile, schedule, ..Case::new(&[40, 23], 400, 328) };
+        let (out, dx) = (forward::<f16>(&case(0)), backward::<f16>(&case(0)));
+        for schedule in 1..seeds() {
+            assert_eq!(forward::<f16>(&case(schedule)), out, "down");
+            assert_eq!(backward::<f16>(&case(schedule)), dx, "dx");
+        }
+    }
 }
 
 /// Every tensor over rows or pairs has more than 2^31 elements here, nearly all of them in memory that nobody touches.

@@ -36,6 +36,14 @@ struct ExpertMaps {
   TensorMap shared[2];             // [1, out, in]
 };
 
+// Where blocks split K among them: each writes its part of the sum, and the last of a tile's adds them in order.
+struct Splits {
+  float* parts;                    // [count, P, columns]
+  int* arrived;                    // [tiles]: blocks that have written their part; 0 before
+  int64_t stride;                  // from part to part
+  int count;                       // of parts, 1 at least
+};
+
 // inner = x[row] fc1^T + b, glu = x[row] glu^T + b; hidden = act(inner), or inner * act(glu) in gated experts.
 struct alignas(64) ExpertsUp {
   const void* x;                   // [N, D] T
@@ -44,8 +52,10 @@ struct alignas(64) ExpertsUp {
   void* inner;                     // [P, F] T, or none: not kept
   void* glu;                       // [P, F] T, or none
   void* hidden;                    // [P, F] T
+  int* arrived;                    // the counters of a split `down` that follows: set to 0
   int64_t x_stride;
   int width, expert_width, experts, activation;   // D, F, E
+  int counters;                    // how many
   ExpertMaps maps;
 };
 
@@ -55,6 +65,7 @@ struct alignas(64) ExpertsDown {
   ExpertWeights experts_weights, shared_weights;
   Pairs pairs;
   void* out;                       // [P, D] T
+  Splits splits;
   int width, expert_width, experts;
   ExpertMaps maps;
 };
@@ -70,8 +81,10 @@ struct alignas(64) ExpertsDinner {
   void* dglu;                      // [P, F] T, or none
   void* weighted;                  // [P, F] T: weight * hidden
   float* dweight_parts;            // [P, parts]: <dhidden, hidden> over each tile of columns; parts = ceil(F / columns of a tile)
+  int* arrived;                    // the counters of a split `dx` that follows: set to 0
   int64_t dy_stride;
   int width, expert_width, experts, activation, parts;
+  int counters;                    // how many
   ExpertMaps maps;
 };
 
@@ -82,6 +95,7 @@ struct alignas(64) ExpertsDx {
   ExpertWeights experts_weights, shared_weights;
   Pairs pairs;
   void* dx;                        // [P, D] T
+  Splits splits;
   int width, expert_width, experts;
   ExpertMaps maps;
 };

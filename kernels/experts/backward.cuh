@@ -60,7 +60,7 @@ template <class T, class Tile> struct Dinner : OfPairs<ExpertsDinner, Tile> {
 };
 
 template <class T, class Tile> struct Dx : OfPairs<ExpertsDx, Tile> {
-  static constexpr bool kAMapped = true;
+  static constexpr bool kAMapped = true, kCut = Tile::kRows < 128;
   using OfPairs<ExpertsDx, Tile>::p, OfPairs<ExpertsDx, Tile>::tile, OfPairs<ExpertsDx, Tile>::left;
   using Fetched = Nothing;
   Operand<T, Tile::kRows, Tile::kLoaders, true, false> a;
@@ -72,6 +72,7 @@ template <class T, class Tile> struct Dx : OfPairs<ExpertsDx, Tile> {
   PTX const T* weights(const void* experts, const void* shared) const {
     return of_expert<const T>(experts, shared, tile.expert, p.experts, int64_t(p.expert_width) * p.width) + tile.column;
   }
+  PTX int splits() const { return kCut ? p.splits.count : 1; }
   PTX void open() {
     const ExpertWeights &w = p.experts_weights, &s = p.shared_weights;
     const int f = p.expert_width;

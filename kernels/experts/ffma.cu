@@ -74,11 +74,11 @@ struct Ffma {
 #pragma unroll
     for (int i = 0; i < 8; i++)
 #pragma unroll
-      for (int j = 0; j < 8; j++) staged[place<AKMajor>(down(), i) * kStagedStride + place<BKMajor>(across(), j)] = acc[i][j];
+      for (int j = 0; j < 8; j++) staged[place<AKMajor>(down(), i) * Block<BlockTile<128>>::kStride + place<BKMajor>(across(), j)] = acc[i][j];
   }
 };
 
-template <template <class, class> class Job, class Args> PTX void ffma(const Args& p) { grouped<Ffma, Job<float, BlockTile>>(p); }
+template <template <class, class> class Job, class Args> PTX void ffma(const Args& p) { grouped<Ffma, Job<float, BlockTile<128>>>(p); }
 }
 
 KERNEL(experts_up_ffma_128x128_f32, ExpertsUp, 256, 1, experts::ffma<experts::Up>(p))

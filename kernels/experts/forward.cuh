@@ -62,7 +62,7 @@ template <class T, class Tile> using Up = UpOf<T, Tile, false>;
 template <class T, class Tile> using UpGated = UpOf<T, Tile, true>;
 
 template <class T, class Tile> struct Down : OfPairs<ExpertsDown, Tile> {
-  static constexpr bool kAMapped = true;
+  static constexpr bool kAMapped = true, kCut = Tile::kRows < 128;
   using OfPairs<ExpertsDown, Tile>::p, OfPairs<ExpertsDown, Tile>::tile, OfPairs<ExpertsDown, Tile>::left;
   using Fetched = Nothing;
   Operand<T, Tile::kRows, Tile::kLoaders, true, false> a;
@@ -72,6 +72,7 @@ template <class T, class Tile> struct Down : OfPairs<ExpertsDown, Tile> {
 
   PTX explicit Down(const ExpertsDown& p) : OfPairs<ExpertsDown, Tile>(p) {}
   PTX bool find(int number) { return this->find_pairs(number, p.width, Tile::kColumns, p.expert_width, 1); }
+  PTX int splits() const { return kCut ? p.splits.count : 1; }
   PTX void open() {
     const int f = p.expert_width;
     a = {static_cast<const T*>(p.hidden) + int64_t(tile.pair) * f, nullptr, f, tile.rows, f, nullptr, 0};

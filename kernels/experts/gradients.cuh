@@ -19,7 +19,7 @@ template <class T, class Tile, class Arguments> struct OfWeight {
   using Args = Arguments;
   struct Fetched { float4 before; };
   using Blocks = Tile;
-  static constexpr bool kSums = true, kParts = false, kSplit = false, kAMapped = false, kBMapped = false;
+  static constexpr bool kSums = true, kParts = false, kSplit = false, kCut = false, kAMapped = false, kBMapped = false;
   static constexpr int kColumns = Tile::kColumns;
   const Args& p;
   WeightTile tile;
@@ -41,6 +41,7 @@ template <class T, class Tile, class Arguments> struct OfWeight {
   }
   PTX bool routed() const { return tile.expert < p.experts; }
   PTX static int extras() { return 0; }
+  PTX static int splits() { return 1; }
   PTX void* weight() const { return weight_of(p, routed() ? p.experts_gradients : p.shared_gradients, tile.map); }
   PTX void* bias() const { return bias_of(p, routed() ? p.experts_gradients : p.shared_gradients, tile.map); }
   PTX float4 before(const void* from, int64_t offset, int count) const {

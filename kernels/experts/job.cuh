@@ -9,7 +9,7 @@
 //   fetch, finish       what a row needs from memory, on its way ahead; and what becomes of a row. Returns its part of a sum (kParts)
 //   put_part            the sum of those over the tile's columns
 // and, for those that sum their first operand along K (kSums), `sums_first`, `sum_weight` and `finish_sum`. kSplit: the product's columns
-// are of two matrices, half of each. kAMapped, kBMapped: engine `wgmma` brings that operand by its tensor map.
+// are of two matrices, half of each. kCut: blocks may split K's steps of a tile among them, `splits` of them. kAMapped, kBMapped: engine `wgmma` brings that operand by its tensor map.
 namespace experts {
 struct Nothing {};
 
@@ -17,7 +17,7 @@ struct Nothing {};
 template <class Arguments, class Tile> struct OfPairs {
   using Args = Arguments;
   using Blocks = Tile;
-  static constexpr bool kSums = false, kParts = false, kSplit = false, kAMapped = false, kBMapped = true;
+  static constexpr bool kSums = false, kParts = false, kSplit = false, kCut = false, kAMapped = false, kBMapped = true;
   static constexpr int kColumns = Tile::kColumns;
   const Args& p;
   PairTile tile;
@@ -32,5 +32,6 @@ template <class Arguments, class Tile> struct OfPairs {
   }
   PTX bool routed() const { return tile.expert < p.experts; }
   PTX static int extras() { return 0; }
+  PTX static int splits() { return 1; }
 };
 }

@@ -34,7 +34,7 @@ template <class T> PTX uint4 load_elements(const T* from, int left) {
 // `Lines` rows or columns of the product, loaded by the block's first `Loaders` threads.
 template <class T, int Lines, int Loaders, bool KMajor, bool Gathered, bool Split = false> struct Operand {
   static constexpr bool k_major = KMajor, gathered_rows = Gathered;
-  static constexpr int kPass = Loaders / 8, kChunks = Lines / kPass;       // rows that are loaded at a time, and this thread's chunks
+  static constexpr int kPass = Loaders / 8, kChunks = Lines < kPass ? 1 : Lines / kPass;   // rows loaded at a time, and this thread's chunks
   static constexpr int kKept = KMajor ? kChunks : kStep<T> / kPass;        // rows that this thread loads chunks of
 
   const T* first;
@@ -73,6 +73,7 @@ template <class T, int Lines, int Loaders, bool KMajor, bool Gathered, bool Spli
   // The step that begins at `k` of the first or the second matrix. Each thread takes one chunk of every kPass-th row.
   PTX void load(uint32_t to, int k, bool in_second) {
     const int chunk = threadIdx.x % 8, r = threadIdx.x / 8;
+    if (Lines < kPass && r >= Lines) return;
     auto load_chunk = [&](int i, bool whole) {
       const int in_memory = find(k, i % kKept), column = (KMajor ? k : i / kKept * kStep<T>) + chunk * kLanes<T>;
       const int left = in_memory < 0 ? 0 : max(0, min(kLanes<T>, columns - column));

@@ -4,10 +4,10 @@
 // Column sums of an MN-major operand, taken from shared memory beside the product: biases' gradients. Each thread sums the one or two
 // columns of 4 bytes over every so manieth row; the threads' shares are added in order.
 namespace experts {
-constexpr int kSumsBytes = 4 * kTile * 4;
+constexpr int kSummed = 128, kSumsBytes = 4 * kSummed * 4;     // columns
 
 template <class T> struct ColumnSums {
-  static constexpr int kEach = 4 / sizeof(T), kAcross = kTile / kEach, kShares = kThreads / kAcross;
+  static constexpr int kEach = 4 / sizeof(T), kAcross = kSummed / kEach, kShares = kThreads / kAcross;
   float sum[kEach] = {};
 
   // Rows from k on of the step at `tile`, each times weight[row] where there are weights. Rows from `rows` on are zeros.
@@ -25,12 +25,12 @@ template <class T> struct ColumnSums {
   PTX void put(float* shares) const {
     const int word = threadIdx.x % kAcross, share = threadIdx.x / kAcross;
 #pragma unroll
-    for (int e = 0; e < kEach; e++) shares[share * kTile + word * kEach + e] = sum[e];
+    for (int e = 0; e < kEach; e++) shares[share * kSummed + word * kEach + e] = sum[e];
   }
   // Of column threadIdx.x.
   PTX float total(const float* shares) const {
     float whole = 0;
-    for (int share = 0; share < kShares; share++) whole += shares[share * kTile + threadIdx.x];
+    for (int share = 0; share < kShares; share++) whole += shares[share * kSummed + threadIdx.x];
     return whole;
   }
 };

@@ -4,6 +4,8 @@
 // SAFETY: launches alone; what the addresses hold is the caller's promise, see each function.
 #![allow(unsafe_code)]
 
+pub mod splits;
+
 use super::Queue;
 use super::args::*;
 use super::driver::Shape;
@@ -30,6 +32,8 @@ pub unsafe fn up(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &ExpertsUp, 
     check(pairs, [a.width, a.expert_width, a.experts], &a.pairs)?;
     check_activation(a.activation)?;
     check_stride(a.x_stride, a.width)?;
+    splits::expect_whole(tile)?;
+    splits::expect_cleared(tile, a.counters, a.arrived)?;
     if pairs == 0 {
         return Ok(());
     }
@@ -62,6 +66,7 @@ pub unsafe fn up(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &ExpertsUp, 
 pub unsafe fn down(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &ExpertsDown, pairs: usize) -> Result<()> {
     let a = args;
     check(pairs, [a.width, a.expert_width, a.experts], &a.pairs)?;
+    let splits = splits::of(tile, &a.splits, pairs, a.width)?;
     if pairs == 0 {
         return Ok(());
     }
@@ -76,7 +81,7 @@ pub unsafe fn down(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &ExpertsDo
         count: a.experts,
         pair_width: a.expert_width,
     };
-    let args = ExpertsDown { maps: maps(queue, dtype, tile, &mapped, pairs)?, ..*a };
+    let args = ExpertsDown { splits, maps: maps(queue, dtype, tile, &mapped, pairs)?, ..*a };
     // SAFETY: the caller's promise.
     unsafe { launch(queue, "down", dtype, tile, tiles, &args) }
 }
@@ -90,6 +95,8 @@ pub unsafe fn dinner(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &Experts
     check(pairs, [a.width, a.expert_width, a.experts], &a.pairs)?;
     check_activation(a.activation)?;
     check_stride(a.dy_stride, a.width)?;
+    splits::expect_whole(tile)?;
+    splits::expect_cleared(tile, a.counters, a.arrived)?;
     if pairs == 0 {
         return Ok(());
     }
@@ -126,6 +133,7 @@ pub unsafe fn dinner(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &Experts
 pub unsafe fn dx(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &ExpertsDx, pairs: usize) -> Result<()> {
     let a = args;
     check(pairs, [a.width, a.expert_width, a.experts], &a.pairs)?;
+    let splits = splits::of(tile, &a.splits, pairs, a.width)?;
     if pairs == 0 {
         return Ok(());
     }
@@ -148,7 +156,7 @@ pub unsafe fn dx(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &ExpertsDx, 
         count: a.experts,
         pair_width: a.expert_width,
     };
-    let args = ExpertsDx { maps: maps(queue, dtype, tile, &mapped, pairs)?, ..*a };
+    let args = ExpertsDx { splits, maps: maps(queue, dtype, tile, &mapped, pairs)?, ..*a };
     // SAFETY: the caller's promise.
     unsafe { launch(queue, "dx", dtype, tile, tiles, &args) }
 }
@@ -161,6 +169,7 @@ pub unsafe fn dfc1(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &ExpertsDf
     let a = args;
     check(pairs, [a.width, a.expert_width, a.experts], &a.pairs)?;
     check_stride(a.x_stride, a.width)?;
+    splits::expect_whole(tile)?;
     if pairs > 0 {
         present(&[("dinner", a.dinner), ("x", a.x)])?;
     }
@@ -185,6 +194,7 @@ pub unsafe fn dfc2(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &ExpertsDf
     let a = args;
     check(pairs, [a.width, a.expert_width, a.experts], &a.pairs)?;
     check_stride(a.dy_stride, a.width)?;
+    splits::expect_whole(tile)?;
     let inputs = [("dy", a.dy), ("weighted", a.weighted), ("pair_weight", a.pairs.pair_weight)];
     if pairs > 0 {
         present(&inputs)?;
@@ -255,13 +265,16 @@ fn pair_tiles(pairs: usize, experts: i32, shared: bool, columns: i32, tile_rows:
 }
 
 /// Shared memory of a block, and how many blocks a multiprocessor that has so much of it holds at the same time.
-fn block(engine: Engine, shared_bytes: u32) -> (u32, u32) {
-    let three_stages = 96 << 10;
-    match engine {
+fn block(tile: Tile, shared_bytes: u32) -> (u32, u32) {
+    let steps = |stages: usize| (stages * (tile.rows + tile.columns) * 128) as u32;
+    match tile.engine {
         // Its registers leave room for one.
-        Engine::Ffma => (three_stages, 1),
-        // What a block may have is nearly all that a multiprocessor has: two of ours fit from 192 KiB on.
-        Engine::Mma => (three_stages, (shared_bytes / three_stages).clamp(1, 2)),
+        Engine::Ffma => (steps(3), 1),
+        // What a block may have is nearly all that a multiprocessor has.
+        Engine::Mma => {
+            let bytes = steps(if tile.rows < 128 { 4 } else { 3 });
+            (bytes, (shared_bytes / bytes).clamp(1, 2))
+        }
         Engine::Wgmma => (227 << 10, 1),
     }
 }
@@ -275,8 +288,9 @@ fn maps(queue: &Queue<'_>, dtype: DType, tile: Tile, mapped: &Mapped, pairs: usi
 unsafe fn launch<A: Args>(queue: &Queue<'_>, what: &str, dtype: DType, tile: Tile, tiles: usize, args: &A) -> Result<()> {
     let kernel = instance(&tile.kernel(what), dtype)?;
     let facts = queue.driver.facts();
-    let (shared_bytes, each) = block(tile.engine, facts.shared_bytes);
+    let (shared_bytes, each) = block(tile, facts.shared_bytes);
     let resident = facts.multiprocessors * each;
+    let tiles = tiles.saturating_mul(tile.splits);
     if tiles > MOST - resident as usize {
         return Err(Error::TooLarge { what: "a grid of tiles", sizes: vec![tiles] });
     }

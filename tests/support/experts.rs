@@ -6,10 +6,11 @@
 use super::uniform;
 use bytemuck::Pod;
 use fair_moe::gpu::Queue;
-use fair_moe::gpu::args::{ExpertWeights, Pairs};
+use fair_moe::gpu::args::{ExpertWeights, Pairs, Splits};
 use fair_moe::gpu::buffer::Buffer;
 use fair_moe::gpu::driver::emulated::{Emulated, Settings};
 use fair_moe::gpu::driver::{Arch, Driver};
+use fair_moe::gpu::experts::splits::Room;
 use fair_moe::gpu::plan::{Engine, Tile};
 use fair_moe::gpu::session::Session;
 use fair_moe::{DType, Element};
@@ -36,6 +37,8 @@ pub struct Case {
     /// How many pairs and rows, of no use, come before those that the experts have.
     pub before: usize,
     pub seed: u64,
+    /// Which order the device takes things in, beside the seed.
+    pub schedule: u64,
     /// None: the general one of the dtype.
     pub tile: Option<Tile>,
 }
@@ -55,6 +58,7 @@ impl Case {
             gap: 0,
             before: 0,
             seed: 0,
+            schedule: 0,
             tile: None,
         }
     }
@@ -85,6 +89,11 @@ impl Case {
     pub fn tile(&self, dtype: DType) -> Tile {
         let general = if dtype == DType::F32 { Engine::Ffma } else { Engine::Mma };
         self.tile.unwrap_or(Tile::new(general, 128, 128))
+    }
+
+    /// Without a split: of the products that know none.
+    pub fn whole_tile(&self, dtype: DType) -> Tile {
+        Tile { splits: 1, ..self.tile(dtype) }
     }
 
     pub fn arch(&self) -> Arch {
@@ -177,7 +186,7 @@ pub struct Setup<T> {
 
 impl<T: Element> Setup<T> {
     pub fn new(case: &Case) -> Self {
-        let device = Device::new(case.seed, case.arch());
+        let device = Device::new(case.seed + case.schedule, case.arch());
         let (d, f, e, p, n) = (case.width, case.expert_width, case.segments.len(), case.pairs(), case.rows());
         let row_of: Vec<usize> = (0..p).map(|pair| pair * 7919 % n).collect();
         let rows: Vec<i32> = row_of.iter().map(|&r| (case.before + r) as i32).chain([-1; SPARE]).collect();
@@ -213,6 +222,19 @@ impl<T: Element> Setup<T> {
         let (weights, lists) = &self.buffers;
         let [expert_offsets, pair_row, tiles] = lists.each_ref().map(|list| list.pointer());
         Pairs { expert_offsets, pair_row, pair_weight: weights.pointer(), tiles }
+    }
+
+    /// What a split product of so many columns needs: room for its parts, and counters that nobody has set to 0 yet, with their number.
+    pub fn splits(&self, columns: usize) -> (Splits, i32, Option<(Buffer<f32>, Buffer<i32>)>) {
+        let (case, tile) = (&self.case, self.case.tile(T::DTYPE));
+        let Room { parts, counters } =
+            Room::new(tile, case.before + case.pairs() + SPARE, case.segments.len() + 1, columns).unwrap();
+        if counters == 0 {
+            return (Splits::default(), 0, None);
+        }
+        let (parts, arrived) = (self.device.session.empty(parts).unwrap(), self.device.session.empty(counters).unwrap());
+        let splits = Splits { parts: parts.pointer(), arrived: arrived.pointer(), ..Default::default() };
+        (splits, counters as i32, Some((parts, arrived)))
     }
 
     /// The experts' weights, and the shared one's.

@@ -9,7 +9,7 @@ use crate::config::MoeConfig;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::gpu::args::{
-    Combine, ExpertsDfc1, ExpertsDfc2, ExpertsDinner, ExpertsDx, GateBackwardRows, GateBackwardWeights, RouteBackward,
+    Combine, ExpertsDfc1, ExpertsDfc2, ExpertsDinner, ExpertsDx, GateBackwardRows, GateBackwardWeights, RouteBackward, Splits,
 };
 use crate::gpu::carve::expect_room;
 use crate::gpu::driver::{Facts, Pointer};
@@ -112,6 +112,8 @@ impl Backward {
             dglu: space.dglu,
             weighted: space.weighted,
             dweight_parts: space.dweight_parts,
+            arrived: space.dx.arrived,
+            counters: space.dx.counters as i32,
             dy_stride,
             width,
             expert_width,
@@ -141,6 +143,7 @@ impl Backward {
             shared_weights,
             pairs,
             dx: space.dpairs,
+            splits: Splits { parts: space.dx.parts, arrived: space.dx.arrived, ..Default::default() },
             width,
             expert_width,
             experts,

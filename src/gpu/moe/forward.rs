@@ -8,7 +8,7 @@ use super::{DeviceInput, State, StatePart, Workspace, expect_parts, weights_of};
 use crate::config::MoeConfig;
 use crate::dtype::DType;
 use crate::error::Result;
-use crate::gpu::args::{Combine, ExpertsDown, ExpertsUp, GateForward, RouteForward};
+use crate::gpu::args::{Combine, ExpertsDown, ExpertsUp, GateForward, RouteForward, Splits};
 use crate::gpu::carve::expect_room;
 use crate::gpu::driver::{Facts, Pointer};
 use crate::gpu::plan::Plan;
@@ -123,6 +123,8 @@ impl Forward {
             inner: state[StatePart::Inner],
             glu: state[StatePart::Glu],
             hidden: space.hidden,
+            arrived: space.down.arrived,
+            counters: space.down.counters as i32,
             x_stride: input.x_stride as i64,
             width,
             expert_width: config.experts.width as i32,
@@ -136,6 +138,7 @@ impl Forward {
             shared_weights,
             pairs,
             out: space.out,
+            splits: Splits { parts: space.down.parts, arrived: space.down.arrived, ..Default::default() },
             width,
             expert_width: config.experts.width as i32,
             experts,
