@@ -8,6 +8,8 @@ pub mod gpu;
 pub mod layer;
 pub mod loss;
 #[cfg(feature = "emulate")]
+pub mod products;
+#[cfg(feature = "emulate")]
 pub mod rows;
 
 use safetensors::{Dtype, SafeTensors};

@@ -1,0 +1,275 @@
+//! The experts' grouped products of a [`Case`], checked against plain sums in f64.
+
+// SAFETY: each buffer is as long as the sizes beside it say.
+#![allow(unsafe_code)]
+
+use super::experts::{Case, SPARE, Setup, Tensor};
+use super::{assert_close, uniform};
+use fair_moe::gpu::args::*;
+use fair_moe::gpu::experts;
+use fair_moe::{Activation, DType, Element};
+
+fn bound(dtype: DType) -> f64 {
+    match dtype {
+        DType::F32 => 2e-5,
+        DType::F16 => 1.5e-3,
+        _ => 7e-3,
+    }
+}
+
+/// up and down; the latter's result.
+pub fn forward<T: Element>(case: &Case) -> Vec<f64> {
+    println!("{:?} {case:?}", T::DTYPE);
+    let s = Setup::<T>::new(case);
+    let (d, f, p) = (case.width, case.expert_width, case.pairs());
+    let [experts_weights, shared_weights] = s.weights();
+    let room = |width: usize| s.device.room::<T>(case.offset, case.before * width, (p + SPARE) * width);
+    let (inner, glu, hidden, out) = (room(f), room(f), room(f), room(d));
+    let act = Activation::ALL[case.activation];
+    let (splits, counters, _room) = s.splits(d);
+    let up = ExpertsUp {
+        x: s.x.at(),
+        experts_weights,
+        shared_weights,
+        pairs: s.list(),
+        inner: inner.at(),
+        glu: if case.gated { glu.at() } else { 0 },
+        hidden: hidden.at(),
+        arrived: splits.arrived,
+        counters,
+        x_stride: (d + case.gap) as i64,
+        width: d as i32,
+        expert_width: f as i32,
+        experts: case.segments.len() as i32,
+        activation: case.activation as i32,
+        ..Default::default()
+    };
+    unsafe { experts::up(&s.device.queue(), T::DTYPE, case.whole_tile(T::DTYPE), &up, case.before + p + SPARE).unwrap() };
+    let want_inner = s.linear(0, f, d, |p| s.x_of(p));
+    let mut want_hidden: Vec<f64> = want_inner.iter().map(|&v| act.value(v)).collect();
+    if case.gated {
+        let want_glu = s.linear(2, f, d, |p| s.x_of(p));
+        assert_close("glu", &s.device.written(&glu, p * f), &want_glu, bound(T::DTYPE));
+        want_hidden = want_inner.iter().zip(&want_glu).map(|(&v, &g)| v * act.value(g)).collect();
+    }
+    assert_close("inner", &s.device.written(&inner, p * f), &want_inner, bound(T::DTYPE));
+    let got_hidden = s.device.written(&hidden, p * f);
+    assert_close("hidden", &got_hidden, &want_hidden, bound(T::DTYPE));
+
+    let not_kept = room(f);
+    let up = ExpertsUp { inner: 0, glu: 0, hidden: not_kept.at(), ..up };
+    unsafe { experts::up(&s.device.queue(), T::DTYPE, case.whole_tile(T::DTYPE), &up, case.before + p + SPARE).unwrap() };
+    assert_eq!(s.device.written(&not_kept, p * f), got_hidden, "the same bits, kept or not");
+
+    let down = ExpertsDown {
+        hidden: hidden.at(),
+        experts_weights,
+        shared_weights,
+        pairs: s.list(),
+        out: out.at(),
+        splits,
+        width: d as i32,
+        expert_width: f as i32,
+        experts: case.segments.len() as i32,
+        ..Default::default()
+    };
+    unsafe { experts::down(&s.device.queue(), T::DTYPE, case.tile(T::DTYPE), &down, case.before + p + SPARE).unwrap() };
+    let want = s.linear(4, d, f, |p| got_hidden[p * f..][..f].to_vec());
+    let got = s.device.written(&out, p * d);
+    assert_close("out", &got, &want, bound(T::DTYPE));
+    got
+}
+
+/// dinner and dx, with random activations and gradients for what the stages before them give; the latter's result.
+pub fn backward<T: Element>(case: &Case) -> Vec<f64> {
+    println!("{:?} {case:?}", T::DTYPE);
+    let s = Setup::<T>::new(case);
+    let tile = case.tile(T::DTYPE);
+    let (d, f, p, parts) = (case.width, case.expert_width, case.pairs(), experts::parts(case.expert_width, tile));
+    let [experts_weights, shared_weights] = s.weights();
+    let room = |width: usize| s.device.room::<T>(case.offset, case.before * width, (p + SPARE) * width);
+    let (dinner, dglu, weighted, dx) = (room(f), room(f), room(f), room(d));
+    let dweight_parts = s.device.room::<f32>(0, case.before * parts, (p + SPARE) * parts);
+    // The host knows no more than a bound of the pairs: there is room for so many, which holds anything.
+    let of_pairs = |seed: u64| [uniform(case.seed + seed, p * f), vec![f64::NAN; SPARE * f]].concat();
+    let [inner, glu] = [2, 3].map(|seed| s.device.upload::<T>(case.offset, case.before * f, &of_pairs(seed)));
+    let act = Activation::ALL[case.activation];
+    let (splits, counters, _room) = s.splits(d);
+    let args = ExpertsDinner {
+        dy: s.x.at(),
+        experts_weights,
+        shared_weights,
+        pairs: s.list(),
+        inner: inner.at(),
+        glu: if case.gated { glu.at() } else { 0 },
+        dinner: dinner.at(),
+        dglu: if case.gated { dglu.at() } else { 0 },
+        weighted: weighted.at(),
+        dweight_parts: dweight_parts.at(),
+        arrived: splits.arrived,
+        counters,
+        dy_stride: (d + case.gap) as i64,
+        width: d as i32,
+        expert_width: f as i32,
+        experts: case.segments.len() as i32,
+        activation: case.activation as i32,
+        parts: parts as i32,
+        ..Default::default()
+    };
+    unsafe { experts::dinner(&s.device.queue(), T::DTYPE, case.whole_tile(T::DTYPE), &args, case.before + p + SPARE).unwrap() };
+    let (mut want_dinner, mut want_dglu, mut want_weighted, mut want_parts) = (vec![], vec![], vec![], vec![0.0; p * parts]);
+    for pair in 0..p {
+        let (dy, fc2, w) = (s.x_of(pair), s.parameter(4, pair, d * f), s.pair_weight[pair]);
+        for c in 0..f {
+            let dhidden: f64 = (0..d).map(|k| dy[k] * fc2[k * f + c]).sum();
+            let (v, g) = (inner.values[pair * f + c], glu.values[pair * f + c]);
+            let hidden = if case.gated { v * act.value(g) } else { act.value(v) };
+            want_dinner.push(w * dhidden * if case.gated { act.value(g) } else { act.slope(v) });
+            want_dglu.push(w * dhidden * v * act.slope(g));
+            want_weighted.push(w * hidden);
+            want_parts[pair * parts + c / tile.columns] += dhidden * hidden;
+        }
+    }
+    let bound = bound(T::DTYPE);
+    let got_dinner = s.device.written(&dinner, p * f);
+    assert_close("dinner", &got_dinner, &want_dinner, bound);
+    assert_close("weighted", &s.device.written(&weighted, p * f), &want_weighted, bound);
+    assert_close("dweight_parts", &s.device.written(&dweight_parts, p * parts), &want_parts, 2e-5);
+    if case.gated {
+        assert_close("dglu", &s.device.written(&dglu, p * f), &want_dglu, bound);
+    }
+
+    let args = ExpertsDx {
+        dinner: inner.at(),
+        dglu: if case.gated { glu.at() } else { 0 },
+        experts_weights,
+        shared_weights,
+        pairs: s.list(),
+        dx: dx.at(),
+        splits,
+        width: d as i32,
+        expert_width: f as i32,
+        experts: case.segments.len() as i32,
+        ..Default::default()
+    };
+    unsafe { experts::dx(&s.device.queue(), T::DTYPE, case.tile(T::DTYPE), &args, case.before + p + SPARE).unwrap() };
+    let mut want = vec![0.0; p * d];
+    for (pair, want) in want.chunks_mut(d).enumerate() {
+        let maps = [(&inner, 0), (&glu, 2)];
+        for (from, number) in &maps[..if case.gated { 2 } else { 1 }] {
+            let weight = s.parameter(*number, pair, f * d);
+            for (k, row) in weight.chunks(d).enumerate() {
+                want.iter_mut().zip(row).for_each(|(to, w)| *to += from.values[pair * f + k] * w);
+            }
+        }
+    }
+    let got = s.device.written(&dx, p * d);
+    assert_close("dx", &got, &want, bound);
+    got
+}
+
+/// What a gradient's memory holds before, and what is to be added to it.
+struct Gradient<G> {
+    memory: Tensor<G>,
+    sums: Vec<f64>,
+}
+
+impl<G: Element> Gradient<G> {
+    fn new<T: Element>(s: &Setup<T>, seed: u64, len: usize, accumulate: bool) -> Self {
+        let before = if accumulate { uniform(seed, len) } else { vec![f64::NAN; len] };
+        Self { memory: s.device.upload(s.case.offset, 0, &before), sums: vec![0.0; len] }
+    }
+
+    /// Adds `left` [M] times `right` [N] to expert e's.
+    fn add(&mut self, e: usize, left: &[f64], right: &[f64]) {
+        let (m, n) = (left.len(), right.len());
+        for (row, l) in self.sums[e * m * n..][..m * n].chunks_mut(n).zip(left) {
+            row.iter_mut().zip(right).for_each(|(to, r)| *to += l * r);
+        }
+    }
+
+    fn check<T: Element>(&self, s: &Setup<T>, what: &str, accumulate: bool, bound: f64) {
+        let before = |i: usize| if accumulate { self.memory.values[i] } else { 0.0 };
+        let want: Vec<f64> = self.sums.iter().enumerate().map(|(i, sum)| before(i) + sum).collect();
+        let got = s.device.written(&self.memory, self.sums.len());
+        assert_close(what, &got, &want, bound);
+        let untouched = self.sums.iter().enumerate().filter(|(_, sum)| **sum == 0.0);
+        untouched.for_each(|(i, _)| assert_eq!(got[i], before(i), "{what}: an expert without rows"));
+    }
+}
+
+/// dfc1 and dfc2, as gradients of type G.
+pub fn gradients<T: Element, G: Element>(case: &Case, accumulate: bool) {
+    println!("{:?} in {:?}, {accumulate}, {case:?}", T::DTYPE, G::DTYPE);
+    let s = Setup::<T>::new(case);
+    let (d, f, p, e) = (case.width, case.expert_width, case.pairs(), case.segments.len());
+    let [dinner, dglu] = [2, 3].map(|seed| s.device.upload::<T>(case.offset, case.before * f, &uniform(case.seed + seed, p * f)));
+    let sizes = [f * d, f, f * d, f, d * f, d];
+    let gradient =
+        |i: usize| Gradient::<G>::new(&s, case.seed + 50 + i as u64, if i < 6 { e } else { 1 } * sizes[i % 6], accumulate);
+    let mut all: [Gradient<G>; 12] = std::array::from_fn(gradient);
+    let places = |first: usize| {
+        let at = |i: usize, there: bool| if there { all[first + i].memory.at() } else { 0 };
+        let (bias, gated) = (case.bias, case.gated);
+        ExpertGradients {
+            fc1_weight: at(0, true),
+            fc1_bias: at(1, bias),
+            glu_weight: at(2, gated),
+            glu_bias: at(3, gated && bias),
+            fc2_weight: at(4, true),
+            fc2_bias: at(5, bias),
+        }
+    };
+    let (experts_gradients, shared_gradients) = (places(0), if case.shared.is_some() { places(6) } else { Default::default() });
+    let (gradient_f32, has_shared) = (i32::from(G::DTYPE == DType::F32), i32::from(case.shared.is_some()));
+    let args = ExpertsDfc1 {
+        dinner: dinner.at(),
+        dglu: if case.gated { dglu.at() } else { 0 },
+        x: s.x.at(),
+        pairs: s.list(),
+        experts_gradients,
+        shared_gradients,
+        x_stride: (d + case.gap) as i64,
+        width: d as i32,
+        expert_width: f as i32,
+        experts: e as i32,
+        gradient_f32,
+        accumulate: i32::from(accumulate),
+        has_shared,
+    };
+    unsafe { experts::dfc1(&s.device.queue(), T::DTYPE, case.tile(T::DTYPE), &args, case.before + p + SPARE).unwrap() };
+    let args = ExpertsDfc2 {
+        dy: s.x.at(),
+        weighted: dinner.at(),
+        pairs: s.list(),
+        experts_gradients,
+        shared_gradients,
+        dy_stride: (d + case.gap) as i64,
+        width: d as i32,
+        expert_width: f as i32,
+        experts: e as i32,
+        gradient_f32,
+        accumulate: i32::from(accumulate),
+        has_shared,
+    };
+    unsafe { experts::dfc2(&s.device.queue(), T::DTYPE, case.tile(T::DTYPE), &args, case.before + p + SPARE).unwrap() };
+
+    for (pair, &w) in s.pair_weight.iter().enumerate() {
+        let of = s.expert_of[pair];
+        let (first, of) = if of == e { (6, 0) } else { (0, of) };
+        let x = s.x_of(pair);
+        for (number, from) in [(0, &dinner), (2, &dglu)] {
+            let from = &from.values[pair * f..][..f];
+            all[first + number].add(of, from, &x);
+            all[first + number + 1].add(of, from, &[1.0]);
+        }
+        all[first + 4].add(of, &x, &dinner.values[pair * f..][..f]);
+        all[first + 5].add(of, &x, &[w]);
+    }
+    for (i, what) in ["dfc1", "its bias", "dglu", "its bias", "dfc2", "its bias"].into_iter().cycle().take(12).enumerate() {
+        let there = (case.bias || i % 2 == 0) && (case.gated || !(2..4).contains(&(i % 6))) && (i < 6 || case.shared.is_some());
+        if there {
+            all[i].check(&s, what, accumulate, bound(G::DTYPE));
+        }
+    }
+}
