@@ -14,6 +14,7 @@
 
 namespace moments {
 constexpr int kThreads = 128;
+constexpr int kAtOnce = 4;   // rows of a thread whose loads fly together
 
 // Which columns, and which of the rows, a thread of a unit has.
 struct Place {
@@ -84,20 +85,33 @@ PTX Merged of_thread(const Sums& s, int at) {
 }
 
 // What one thread sums of its column.
-PTX void sum_rows(const MomentsJob& job, const Place& at, int from, int bins, const Sums& s) {
+PTX void sum_rows(const MomentsJob& job, const Place& at, int from_group, int bins, const Sums& s) {
   for (int bin = 0; bin < bins; bin++) {
     int own = bin * kThreads + int(threadIdx.x);
     s.n[own] = 0;
     s.first[own] = s.second[own] = 0;
   }
-  for (int64_t row = at.begin + at.slice; row < at.end; row += at.slices) {
-    if (job.counted && !job.counted[row]) continue;
-    int bin = group_of(job, row) - from;
-    if (bin < 0 || bin >= bins) continue;
-    const float* x = job.x + (row * job.columns + at.column) * (job.merge ? 3 : 1);
-    int own = bin * kThreads + int(threadIdx.x);
-    if (!job.merge) add(s, own, 1, x[0], 0);
-    else if (x[0] > 0) add(s, own, int(x[0]), x[1], x[2]);
+  for (int64_t first = at.begin + at.slice; first < at.end; first += kAtOnce * at.slices) {
+    float x[kAtOnce][3];
+    int bins_of[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; i++) {
+      int64_t row = first + i * at.slices;
+      bins_of[i] = -1;
+      if (row >= at.end) continue;
+      const float* from = job.x + (row * job.columns + at.column) * (job.merge ? 3 : 1);
+      x[i][0] = from[0];
+      x[i][1] = job.merge ? from[1] : 0.0f;
+      x[i][2] = job.merge ? from[2] : 0.0f;
+      if (!job.counted || job.counted[row]) bins_of[i] = group_of(job, row) - from_group;
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; i++) {
+      if (bins_of[i] < 0 || bins_of[i] >= bins) continue;
+      int own = bins_of[i] * kThreads + int(threadIdx.x);
+      if (!job.merge) add(s, own, 1, x[i][0], 0);
+      else if (x[i][0] > 0) add(s, own, int(x[i][0]), x[i][1], x[i][2]);
+    }
   }
 }
 
@@ -204,15 +218,26 @@ PTX void backward(const MomentsBackward& p) {
   for (int unit = blockIdx.x; unit < p.units; unit += gridDim.x) {
     const MomentsBackwardJob& job = p.jobs[job_of(p, unit)];
     Place at = place(job, unit - job.first_unit);
-    for (int64_t row = at.begin + at.slice; row < at.end; row += at.slices) {
-      int64_t own = row * job.columns + at.column;
-      double d = 0;
-      if (!job.counted || job.counted[row]) {
-        int group = group_of(job, row);
-        if (job.of_groups && group < job.groups) d += gradient(job, group, at.column, job.x[own]);
-        if (job.of_whole) d += gradient(job, job.groups, at.column, job.x[own]);
+    for (int64_t first = at.begin + at.slice; first < at.end; first += kAtOnce * at.slices) {
+      float x[kAtOnce], before[kAtOnce];
+      int group[kAtOnce];   // -1: left out
+#pragma unroll
+      for (int i = 0; i < kAtOnce; i++) {
+        int64_t row = first + i * at.slices, own = row * job.columns + at.column;
+        if (row >= at.end) continue;
+        x[i] = job.x[own];
+        before[i] = job.add ? job.dx[own] : 0.0f;
+        group[i] = !job.counted || job.counted[row] ? group_of(job, row) : -1;
       }
-      job.dx[own] = float(p.upstream * d) + (job.add ? job.dx[own] : 0.0f);
+#pragma unroll
+      for (int i = 0; i < kAtOnce; i++) {
+        int64_t row = first + i * at.slices;
+        if (row >= at.end) continue;
+        double d = 0;
+        if (group[i] >= 0 && group[i] < job.groups && job.of_groups) d += gradient(job, group[i], at.column, x[i]);
+        if (group[i] >= 0 && job.of_whole) d += gradient(job, job.groups, at.column, x[i]);
+        job.dx[row * job.columns + at.column] = float(p.upstream * d) + before[i];
+      }
     }
   }
 }

@@ -13,7 +13,9 @@
 #include "lib/reduce.cuh"
 
 namespace route {
-constexpr int kWarpTokens = 512;   // so many rows or fewer: a warp is enough for them
+constexpr int kHeld = 10;                  // weights that a thread keeps in registers
+constexpr int kWarpTokens = 32 * kHeld;    // so many rows or fewer: a warp is enough for them
+constexpr int kBlockTokens = 256 * kHeld;  // of more, no thread keeps any
 
 struct Warp {
   static constexpr int size = 32;
@@ -49,12 +51,59 @@ PTX uint32_t rank_of(float weight) {
   if (weight < 0.0f) return 0;
   return weight == weight ? __float_as_uint(weight) + 2 : 1;
 }
+PTX float weight_of(uint32_t rank) {
+  return rank > 1 ? __uint_as_float(rank - 2) : rank == 1 ? __uint_as_float(0x7fc00000) : 0.0f;
+}
 
-template <class Team> PTX void keep(const RouteForward& p, const Scope& scope, int e) {
-  auto rank = [&](int i) { return rank_of(p.weights[scope.row(i) * p.experts + e]); };
+// Gives `take` each number below `count` that is this thread's, and which of its own it is: as many as it holds, else 0.
+template <class Team, int Held, class Take> PTX void each(int count, Take take) {
+  if constexpr (Held > 0) {
+#pragma unroll
+    for (int j = 0; j < Held; j++)
+      if (Team::rank() + j * Team::size < count) take(Team::rank() + j * Team::size, j);
+  } else {
+    for (int64_t i = Team::rank(); i < count; i += Team::size) take(int(i), 0);
+  }
+}
+
+// Count, mean and M2 of the final weights of one expert in one sample, by threads that each read what they wrote: `weight(t, j)`.
+template <class Team, int Held, class Weight> PTX void column(const RouteForward& p, int64_t sample, int e, Weight weight) {
+  int count = 0;
+  double sum = 0, squares = 0;   // a thread adds thousands of the same small number, whose roundings in f32 all go one way
+  uint32_t counted = 0;          // of those that the thread holds
+  auto counts = [&](int t) { return !p.counted || p.counted[t * int64_t(p.token_stride) + sample * p.sample_stride]; };
+  if constexpr (Held > 0) each<Team, Held>(p.tokens, [&](int t, int j) { counted |= uint32_t(counts(t)) << j; });
+  auto measure = [&](auto take) {
+    each<Team, Held>(p.tokens, [&](int t, int j) {
+      if (Held > 0 ? counted >> j & 1 : counts(t)) take(double(weight(t, j)));
+    });
+  };
+  measure([&](double w) { count++; sum += w; });
+  count = Team::sum(count);
+  double mean = count > 0 ? Team::sum(sum) / count : 0.0;
+  measure([&](double w) { squares += (w - mean) * (w - mean); });
+  squares = Team::sum(squares);
+  if (Team::rank() == 0) {
+    float* to = p.columns + (sample * p.experts + e) * 3;
+    to[0] = float(count);
+    to[1] = float(mean);
+    to[2] = float(squares);
+  }
+}
+
+template <class Team, int Held> PTX void keep(const RouteForward& p, const Scope& scope, int e) {
+  uint32_t ranks[Held > 0 ? Held : 1] = {};   // past the last row 0, which no count counts
+  auto place = [&](int i) { return scope.row(i) * p.experts + e; };
+  auto rank = [&](int i, int j) { return Held > 0 ? ranks[j] : rank_of(p.weights[place(i)]); };
+  if constexpr (Held > 0) each<Team, Held>(scope.rows, [&](int i, int j) { ranks[j] = rank_of(p.weights[place(i)]); });
   auto count = [&](auto counts) {
     int here = 0;
-    for (int64_t i = Team::rank(); i < scope.rows; i += Team::size) here += counts(rank(int(i)), int(i)) ? 1 : 0;
+    if constexpr (Held > 0) {
+#pragma unroll
+      for (int j = 0; j < Held; j++) here += counts(ranks[j], Team::rank() + j * Team::size) ? 1 : 0;
+    } else {
+      each<Team, Held>(scope.rows, [&](int i, int j) { here += counts(rank(i, j), i) ? 1 : 0; });
+    }
     return Team::sum(here);
   };
   uint32_t least = 0;   // what ranks higher stays,
@@ -71,50 +120,29 @@ template <class Team> PTX void keep(const RouteForward& p, const Scope& scope, i
       if (trial < scope.rows && count([=](uint32_t r, int i) { return r == least && i < trial; }) < left) last = trial;
     }
   }
-  for (int64_t i = Team::rank(); i < scope.rows; i += Team::size) {
-    int64_t at = scope.row(int(i)) * p.experts + e;
-    uint32_t r = rank_of(p.weights[at]);
+  each<Team, Held>(scope.rows, [&](int i, int j) {
+    uint32_t r = rank(i, j);
     bool stays = r > least || (r == least && i <= last);
-    p.kept[at] = stays;
-    if (!stays) p.weights[at] = 0.0f;
-  }
+    p.kept[place(i)] = stays;
+    if (!stays) p.weights[place(i)] = 0.0f;
+    if constexpr (Held > 0) ranks[j] = stays ? r : 0;
+  });
+  if (!p.columns || p.batch_scope) return;
+  column<Team, Held>(p, scope.sample, e, [&](int t, int j) { return Held > 0 ? weight_of(ranks[j]) : p.weights[place(t)]; });
 }
 
-// Count, mean and M2 of the final weights of one expert in one sample, by threads that each read what they wrote.
-template <class Team> PTX void column(const RouteForward& p, int64_t sample, int e) {
-  int count = 0;
-  double sum = 0, squares = 0;   // a thread adds thousands of the same small number, whose roundings in f32 all go one way
-  auto each = [&](auto take) {
-    for (int64_t t = Team::rank(); t < p.tokens; t += Team::size) {
-      int64_t row = t * p.token_stride + sample * p.sample_stride;
-      if (!p.counted || p.counted[row]) take(double(p.weights[row * p.experts + e]));
-    }
-  };
-  each([&](double w) { count++; sum += w; });
-  count = Team::sum(count);
-  double mean = count > 0 ? Team::sum(sum) / count : 0.0;
-  each([&](double w) { squares += (w - mean) * (w - mean); });
-  squares = Team::sum(squares);
-  if (Team::rank() == 0) {
-    float* to = p.columns + (sample * p.experts + e) * 3;
-    to[0] = float(count);
-    to[1] = float(mean);
-    to[2] = float(squares);
-  }
-}
-
-template <class Team> PTX void keep_all(const RouteForward& p) {
-  for (int64_t item = Team::first(); item < (p.batch_scope ? 1 : int64_t(p.samples)) * p.experts; item += Team::step()) {
-    int64_t sample = item / p.experts;
-    int e = int(item % p.experts);
-    keep<Team>(p, Scope{p, p.batch_scope ? p.tokens * p.samples : p.tokens, p.batch_scope ? -1 : sample}, e);
-    if (p.columns && !p.batch_scope) column<Team>(p, sample, e);
-  }
+template <class Team, int Held> PTX void keep_all(const RouteForward& p) {
+  for (int64_t item = Team::first(); item < (p.batch_scope ? 1 : int64_t(p.samples)) * p.experts; item += Team::step())
+    keep<Team, Held>(p, Scope{p, p.batch_scope ? p.tokens * p.samples : p.tokens, p.batch_scope ? -1 : item / p.experts}, int(item % p.experts));
 }
 
 template <class Team> PTX void columns(const RouteForward& p) {
-  for (int64_t item = Team::first(); item < int64_t(p.samples) * p.experts; item += Team::step())
-    column<Team>(p, item / p.experts, int(item % p.experts));
+  for (int64_t item = Team::first(); item < int64_t(p.samples) * p.experts; item += Team::step()) {
+    int64_t sample = item / p.experts, e = item % p.experts;
+    column<Team, 0>(p, sample, int(e), [&](int t, int) {
+      return p.weights[(t * int64_t(p.token_stride) + sample * p.sample_stride) * p.experts + e];
+    });
+  }
 }
 
 // A block's stretch of the rows.
@@ -130,11 +158,27 @@ PTX bool listed(const RouteForward& p, int64_t row, int e) {
   return e == p.experts ? p.shared_pairs != nullptr : p.kept[row * p.experts + e] != 0;
 }
 
+constexpr int kAtOnce = 4;   // times 32 rows whose loads fly together
+
+// Whether the row of this lane in each of the runs of 32 from `first` on is listed.
+PTX void read_listed(const RouteForward& p, int64_t first, int64_t end, int e, bool (&is_listed)[kAtOnce]) {
+#pragma unroll
+  for (int j = 0; j < kAtOnce; j++) {
+    int64_t row = first + j * 32 + threadIdx.x % 32;
+    is_listed[j] = row < end && listed(p, row, e);
+  }
+}
+
 PTX void count_pairs(const RouteForward& p, Stretch rows) {
   for (int64_t i = rows.first * p.top_k + threadIdx.x; i < rows.end * p.top_k; i += blockDim.x) p.row_pairs[i] = -1;
   for (int e = threadIdx.x / 32; e <= p.experts; e += blockDim.x / 32) {
     int here = 0;
-    for (int64_t row = rows.first + threadIdx.x % 32; row < rows.end; row += 32) here += listed(p, row, e) ? 1 : 0;
+    for (int64_t first = rows.first; first < rows.end; first += 32 * kAtOnce) {
+      bool is_listed[kAtOnce];
+      read_listed(p, first, rows.end, e, is_listed);
+#pragma unroll
+      for (int j = 0; j < kAtOnce; j++) here += is_listed[j] ? 1 : 0;
+    }
     here = __reduce_add_sync(~0u, here);
     if (threadIdx.x % 32 == 0) p.counts[int64_t(blockIdx.x) * (p.experts + 1) + e] = here;
   }
@@ -187,32 +231,50 @@ PTX int* find_starts(const RouteForward& p) {
   return starts;
 }
 
-PTX void write_pair(const RouteForward& p, int64_t row, int e, int pair) {
-  p.pair_row[pair] = int(row);
-  p.pair_weight[pair] = e == p.experts ? 1.0f : p.weights[row * p.experts + e];
+// The pairs of one expert among the 32 * kAtOnce rows from `first` on: all is read before any of it is written. Returns how many.
+PTX int list_rows(const RouteForward& p, int64_t first, int64_t end, int e, int start) {
+  int lane = threadIdx.x % 32, begin = start;
+  bool is_listed[kAtOnce];
+  float weight[kAtOnce];
+  int choice[kAtOnce];
+  read_listed(p, first, end, e, is_listed);
+#pragma unroll
+  for (int j = 0; j < kAtOnce; j++) {
+    weight[j] = is_listed[j] && e < p.experts ? p.weights[(first + j * 32 + lane) * p.experts + e] : 1.0f;
+    choice[j] = -1;
+  }
   for (int k = 0; e < p.experts && k < p.top_k; k++)
-    if (p.chosen[row * p.top_k + k] == e) p.row_pairs[row * p.top_k + k] = pair;
+#pragma unroll
+    for (int j = 0; j < kAtOnce; j++)
+      if (is_listed[j] && p.chosen[(first + j * 32 + lane) * p.top_k + k] == e) choice[j] = k;
+#pragma unroll
+  for (int j = 0; j < kAtOnce; j++) {
+    int64_t row = first + j * 32 + lane;
+    unsigned mask = __ballot_sync(~0u, is_listed[j]);
+    int pair = is_listed[j] ? start + __popc(mask & ((1u << lane) - 1)) : -1;
+    if (is_listed[j]) {
+      p.pair_row[pair] = int(row);
+      p.pair_weight[pair] = weight[j];
+    }
+    if (choice[j] >= 0) p.row_pairs[row * p.top_k + choice[j]] = pair;
+    if (e == p.experts && p.shared_pairs && row < end) p.shared_pairs[row] = pair;
+    start += __popc(mask);
+  }
+  return start - begin;
 }
 
 PTX void list_pairs(const RouteForward& p, Stretch rows, const int* starts) {
-  int lane = threadIdx.x % 32;
   for (int e = threadIdx.x / 32; e <= p.experts; e += blockDim.x / 32) {
     int start = starts[e];
-    for (int64_t first = rows.first; first < rows.end; first += 32) {
-      int64_t row = first + lane;
-      bool is_listed = row < rows.end && listed(p, row, e);
-      unsigned mask = __ballot_sync(~0u, is_listed);
-      int pair = is_listed ? start + __popc(mask & ((1u << lane) - 1)) : -1;
-      if (is_listed) write_pair(p, row, e, pair);
-      if (e == p.experts && p.shared_pairs && row < rows.end) p.shared_pairs[row] = pair;
-      start += __popc(mask);
-    }
+    for (int64_t first = rows.first; first < rows.end; first += 32 * kAtOnce) start += list_rows(p, first, rows.end, e, start);
   }
 }
 
 PTX void forward(const RouteForward& p) {
-  if (p.batch_scope ? int64_t(p.tokens) * p.samples > kWarpTokens : p.tokens > kWarpTokens) keep_all<Block>(p);
-  else keep_all<Warp>(p);
+  int64_t scope = p.batch_scope ? int64_t(p.tokens) * p.samples : p.tokens;
+  if (scope <= kWarpTokens) keep_all<Warp, kHeld>(p);
+  else if (scope <= kBlockTokens) keep_all<Block, kHeld>(p);
+  else keep_all<Block, 0>(p);
   grid_barrier(p.counters);
   if (p.columns && p.batch_scope) {
     if (p.tokens > kWarpTokens) columns<Block>(p);

@@ -2,46 +2,82 @@
 //
 // dweight of a kept pair = the experts' parts of it + <dy, fc2_bias of its expert> (+ dweights, where the weight is not 0);
 // through the division by the chosen probabilities' sum where the layer renormalises; + dprobabilities; through softmax; + dlogits_in.
+// The dot products of four choices are summed side by side, so that dy is read once and as many loads are on their way.
 // Grid: any. No shared memory: a row of dlogits holds what is in between. The same bits on every run. Launched by src/gpu/route.rs.
 #include "args/route.cuh"
 #include "lib/reduce.cuh"
 #include "lib/vector.cuh"
 
 namespace route_backward {
-template <class T> PTX float dot(const T* a, const T* b, int width) {
+constexpr int kAtOnce = 4;   // choices of a row whose dot products are summed side by side: they read dy once
+
+// sums[k] = <dy, b[k]> of the choices that have a pair; a warp's lanes have the same bits.
+template <class T> PTX void dots(const T* dy, const T* (&b)[kAtOnce], int width, bool wide, float (&sums)[kAtOnce]) {
   constexpr int n = kLanes<T>;
   int lane = threadIdx.x % 32;
-  float sum = 0.0f;
-  if (width % n == 0 && aligned_16(a) && aligned_16(b)) {
-#pragma unroll 2                                   // four, as compilers choose, cost more registers than there are
+#pragma unroll
+  for (int k = 0; k < kAtOnce; k++) sums[k] = 0.0f;
+  if (wide) {
+#pragma unroll 1
     for (int64_t d = lane * n; d < width; d += 32 * n) {
       float left[n], right[n];
-      load_16(a + d, left);
-      load_16(b + d, right);
+      uint4 words[kAtOnce];
+      load_16(dy + d, left);
 #pragma unroll
-      for (int i = 0; i < n; i++) sum += left[i] * right[i];
+      for (int k = 0; k < kAtOnce; k++)
+        if (b[k]) words[k] = *reinterpret_cast<const uint4*>(b[k] + d);
+#pragma unroll
+      for (int k = 0; k < kAtOnce; k++) {
+        if (!b[k]) continue;
+        unpack_16<T>(words[k], right);
+#pragma unroll
+        for (int i = 0; i < n; i++) sums[k] += left[i] * right[i];
+      }
     }
   } else {
-    for (int64_t d = lane; d < width; d += 32) sum += to_float(a[d]) * to_float(b[d]);
+    for (int64_t d = lane; d < width; d += 32)
+#pragma unroll
+      for (int k = 0; k < kAtOnce; k++)
+        if (b[k]) sums[k] += to_float(dy[d]) * to_float(b[k][d]);
   }
-  return warp_sum(sum);
+#pragma unroll
+  for (int k = 0; k < kAtOnce; k++) sums[k] = warp_sum(sums[k]);
 }
 
-// The gradient on the weight of a row's pair, but for that of `dweights`.
-template <class T> PTX float of_pair(const RouteBackward& p, int64_t row, int pair, int e) {
-  float sum = 0.0f;
-  for (int i = threadIdx.x % 32; i < p.parts; i += 32) sum += p.dweight_parts[int64_t(pair) * p.parts + i];
-  sum = warp_sum(sum);
-  if (!p.fc2_bias) return sum;
-  return sum + dot(static_cast<const T*>(p.dy) + row * p.dy_stride, static_cast<const T*>(p.fc2_bias) + int64_t(e) * p.width, p.width);
+// The gradients on the weights of a row's choices from number `first` on, but for those of `dweights`: 0 of what has no pair.
+template <class T> PTX void of_pairs(const RouteBackward& p, int64_t row, int first, float (&g)[kAtOnce]) {
+  const T* dy = static_cast<const T*>(p.dy) + row * p.dy_stride;
+  const T* biases = static_cast<const T*>(p.fc2_bias);
+  const T* bias[kAtOnce];
+  const float* parts[kAtOnce];
+  float of_bias[kAtOnce];
+#pragma unroll
+  for (int k = 0; k < kAtOnce; k++) {
+    int64_t at = row * p.top_k + first + k;
+    int pair = first + k < p.top_k ? p.row_pairs[at] : -1;
+    parts[k] = pair >= 0 ? p.dweight_parts + int64_t(pair) * p.parts : nullptr;
+    bias[k] = biases && pair >= 0 ? biases + int64_t(p.chosen[at]) * p.width : nullptr;
+    g[k] = 0.0f;
+  }
+  for (int i = threadIdx.x % 32; i < p.parts; i += 32)
+#pragma unroll
+    for (int k = 0; k < kAtOnce; k++)
+      if (parts[k]) g[k] += parts[k][i];
+#pragma unroll
+  for (int k = 0; k < kAtOnce; k++) g[k] = warp_sum(g[k]);
+  if (!biases) return;
+  bool wide = p.width % kLanes<T> == 0 && aligned_16(dy) && aligned_16(biases);
+  dots(dy, bias, p.width, wide, of_bias);
+#pragma unroll
+  for (int k = 0; k < kAtOnce; k++) g[k] += of_bias[k];
 }
 
 template <class T> PTX void backward_row(const RouteBackward& p, int64_t row) {
   int lane = threadIdx.x % 32;
-  int64_t first = row * p.experts;
-  const float* probabilities = p.probabilities + first;
+  int64_t first_logit = row * p.experts;
+  const float* probabilities = p.probabilities + first_logit;
   const int* chosen = p.chosen + row * p.top_k;
-  float* d = p.dlogits + first;   // first the gradients on probabilities
+  float* d = p.dlogits + first_logit;   // first the gradients on probabilities
   float total = 1.0f, common = 0.0f, mean = 0.0f;
   for (int e = lane; e < p.experts; e += 32) d[e] = 0.0f;
   if (p.renormalise) {
@@ -49,27 +85,33 @@ template <class T> PTX void backward_row(const RouteBackward& p, int64_t row) {
     for (int k = 0; k < p.top_k; k++) total += probabilities[chosen[k]];
   }
   __syncwarp();
-  for (int k = 0; k < p.top_k; k++) {
-    int e = chosen[k], pair = p.row_pairs[row * p.top_k + k];
-    float g = pair >= 0 ? of_pair<T>(p, row, pair, e) : 0.0f;
-    // A weight of 0 was dropped, or is 0 by itself: then its probability takes every gradient away below.
-    if (p.dweights && p.weights[first + e] != 0.0f) g += p.dweights[first + e];
-    // The share is divided first: that of a single choice is then exactly 1, and its gradient exactly 0.
-    if (p.renormalise) common += g * (probabilities[e] / total);
-    if (lane == 0) d[e] = g;
+  for (int first = 0; first < p.top_k; first += kAtOnce) {
+    float of_pair[kAtOnce];
+    of_pairs<T>(p, row, first, of_pair);
+#pragma unroll
+    for (int k = 0; k < kAtOnce; k++) {
+      if (first + k >= p.top_k) continue;
+      int e = chosen[first + k];
+      float g = of_pair[k];
+      // A weight of 0 was dropped, or is 0 by itself: then its probability takes every gradient away below.
+      if (p.dweights && p.weights[first_logit + e] != 0.0f) g += p.dweights[first_logit + e];
+      // The share is divided first: that of a single choice is then exactly 1, and its gradient exactly 0.
+      if (p.renormalise) common += g * (probabilities[e] / total);
+      if (lane == 0) d[e] = g;
+    }
   }
   __syncwarp();
   if (p.renormalise)
     for (int k = lane; k < p.top_k; k += 32) d[chosen[k]] = (d[chosen[k]] - common) / total;
   __syncwarp();
   for (int e = lane; e < p.experts; e += 32) {
-    if (p.dprobabilities) d[e] += p.dprobabilities[first + e];
+    if (p.dprobabilities) d[e] += p.dprobabilities[first_logit + e];
     mean += probabilities[e] * d[e];
   }
   mean = warp_sum(mean);
   for (int e = lane; e < p.experts; e += 32) {
     float g = probabilities[e] * (d[e] - mean);
-    d[e] = p.dlogits_in ? g + p.dlogits_in[first + e] : g;
+    d[e] = p.dlogits_in ? g + p.dlogits_in[first_logit + e] : g;
   }
 }
 

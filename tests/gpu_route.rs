@@ -154,6 +154,7 @@ fn capacity_and_lists_are_those_of_a_plain_sort() {
         (64, 2, 4, 2, 31),
         (40, 2, 300, 6, 2),
         (77, 3, 10, 3, 18),
+        (320, 1, 3, 2, 70),
         (512, 1, 3, 2, 100),
     ];
     for (i, &(tokens, samples, experts, top_k, capacity)) in some_of(2, sizes.iter().enumerate()) {
@@ -181,6 +182,7 @@ fn a_block_selects_among_many_tokens_as_a_warp_does_among_few() {
         check(&Routes { counted: mask(1500, seed), ..routes(1500, 1, 3, 2, 400) }, distinct, seed);
         check(&Routes { layout: Layout::SamplesFirst, ..routes(700, 2, 2, 1, 123) }, distinct, seed + 3);
         check(&Routes { batch: true, tile_rows: 64, ..routes(300, 3, 2, 1, 300) }, distinct, seed + 1);
+        check(&Routes { counted: mask(3000, seed), ..routes(3000, 1, 2, 1, 900) }, distinct, seed + 2);
     }
 }
 

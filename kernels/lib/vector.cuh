@@ -19,14 +19,15 @@ PTX uint32_t pack(const float* from, float) { return __float_as_uint(from[0]); }
 PTX uint32_t pack(const float* from, bf16) { return pack_bf16(from[0], from[1]); }
 PTX uint32_t pack(const float* from, f16) { return pack_f16(from[0], from[1]); }
 
-template <class T> PTX void load_16(const T* from, float (&to)[kLanes<T>]) {
+template <class T> PTX void unpack_16(uint4 v, float (&to)[kLanes<T>]) {
   constexpr int n = kLanes<T> / 4;   // values of a word
-  uint4 v = *reinterpret_cast<const uint4*>(from);
   unpack(v.x, to, T{});
   unpack(v.y, to + n, T{});
   unpack(v.z, to + 2 * n, T{});
   unpack(v.w, to + 3 * n, T{});
 }
+
+template <class T> PTX void load_16(const T* from, float (&to)[kLanes<T>]) { unpack_16<T>(*reinterpret_cast<const uint4*>(from), to); }
 
 template <class T> PTX void store_16(T* to, const float (&from)[kLanes<T>]) {
   constexpr int n = kLanes<T> / 4;

@@ -17,7 +17,7 @@ use crate::error::Result;
 pub unsafe fn rows(queue: &Queue<'_>, dtype: DType, args: &Combine) -> Result<()> {
     at_least_one(&[("the number of rows", args.rows), ("width", args.width), ("top-k", args.top_k)])?;
     present(&[("combine's pairs of rows", args.row_pairs), ("combine's output", args.out)])?;
-    let shape = Shape::blocks(queue.blocks((args.rows as u32).div_ceil(WARPS), 8));
+    let shape = Shape::blocks(queue.blocks((args.rows as u32).div_ceil(WARPS), 12));
     // SAFETY: the caller's promise.
     unsafe { queue.launch(&instance("combine", dtype)?, shape, args) }
 }

@@ -22,6 +22,8 @@ const THREADS: i32 = 128;
 /// Groups that are summed at once, as shared memory allows: 16 of them, the rows of none, and some more.
 const WINDOW: i32 = 24;
 const WINDOW_BYTES: u32 = 3072;
+/// Rows of a thread on the way back.
+const BACKWARD_ROWS: i32 = 4;
 /// Rows of a chunk at least, and chunks of a job at most.
 const CHUNK: i32 = 256;
 const CHUNKS: i32 = 64;
@@ -140,9 +142,9 @@ pub unsafe fn backward(queue: &Queue<'_>, jobs: &[MomentsBackwardJob], upstream:
             [job.x, job.dx].iter().try_for_each(|&at| present_if("x and dx of the moments", at, job.rows))?;
             let read = job.rows.min(job.groups * job.of_groups + job.of_whole);
             [job.count, job.mean, job.dvariance].iter().try_for_each(|&at| present_if("moments and gradients", at, read))?;
-            let (chunk_rows, chunks) = chunks(job.rows, 1);
+            let chunk_rows = BACKWARD_ROWS * (THREADS / job.columns.min(THREADS));
             *to = MomentsBackwardJob { first_unit: args.units, chunk_rows, ..*job };
-            args.units = more(args.units, chunks, tiles(job.columns))?;
+            args.units = more(args.units, (job.rows - 1) / chunk_rows + 1, tiles(job.columns))?;
         }
         // SAFETY: the caller's promise.
         unsafe { queue.launch("moments_backward", Shape::blocks(queue.blocks(args.units as u32, 8)), &args)? };

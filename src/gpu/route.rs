@@ -11,7 +11,7 @@ use crate::dtype::DType;
 use crate::error::{Error, Result, product};
 
 /// Rows of a scope that a warp selects among; of more, a block does. As in `kernels/route.cu`.
-const WARP_TOKENS: usize = 512;
+const WARP_TOKENS: usize = 320;
 
 /// Elements of the workspace `counts` on a device of so many multiprocessors.
 pub fn counts_len(multiprocessors: u32, experts: usize) -> Result<usize> {
