@@ -1,10 +1,14 @@
 // gate, forward: hidden = fc1(x), logits = fc2(act(hidden)) or fc2(x), softmax, and the K highest logits of each row.
 //
 // x [N, D] -> hidden [N, H], logits and probabilities [N, E], chosen [N, K], weights [N, E]; all but x and the parameters in f32.
-// A block takes 64 rows: tiles of 64 columns of hidden, then of logits, each a sum over the whole depth in order, then a warp a row for
-// softmax and choice. It reads back what it has written itself, so D, H, E and K have no limit. What reads x in bf16 or f16 runs on
-// tensor cores (lib/tile_mma.cuh); what reads the hidden layer, which is f32, in scalar multiply-adds (lib/tile.cuh).
-// Grid: any. Shared memory: 17 KiB, or 40 KiB. A row's bits depend on that row alone. Launched by src/gpu/gate.rs.
+// joined: bf16 or f16, a hidden layer, at most 32 experts. Each block takes 16 to 128 rows, so many that all multiprocessors have alike,
+//         and up to 256 columns of hidden at once on tensor cores, so that x is read once. Their activations never leave registers: each
+//         is multiplied there by fc2's f32 weights for every expert; four lanes, then four warps are summed in order. Then four lanes a row
+//         for softmax and choice.
+// apart:  whatever else. A block takes 64 rows: tiles of 64 columns of hidden, then of logits, each a sum over the whole depth in order,
+//         then a warp a row for softmax and choice. It reads back what it has written itself, so D, H, E and K have no limit. What reads x
+//         in bf16 or f16 runs on tensor cores (lib/tile_mma.cuh), all else in scalar multiply-adds (lib/tile.cuh).
+// Grid: any. Shared memory: 96 KiB, of f32 17 KiB. A row's bits depend on that row alone. Launched by src/gpu/gate.rs.
 #include "args/gate.cuh"
 #include "lib/activation.cuh"
 #include "lib/reduce.cuh"
@@ -22,9 +26,6 @@ struct Features {
     return first + line < rows ? activate(activation, hidden[(first + line) * width + k]).value : 0.0f;
   }
 };
-
-// Bytes of shared memory.
-template <class T> constexpr int kShared = sizeof(T) == 2 ? tile_mma::kShared : tile::kShared * int(sizeof(float));
 
 // A tile of a b^T: by tensor cores where both are of 16 bits, which lose nothing in f32 sums.
 template <class T, class To> PTX void multiply(const tile::Rows<T>& a, const tile::Rows<T>& b, int depth, void* shared, To to) {
@@ -63,51 +64,46 @@ PTX uint32_t rank_of(float z) {
   return bits >> 31 ? ~bits : bits | 0x80000000u;
 }
 
-// Of the experts behind (rank, ~expert) in the order of choice, the first. One warp.
-PTX uint64_t next_choice(const float* logits, int experts, uint64_t behind) {
+// Of the experts behind (rank, ~expert) in the order of choice, the first. So many lanes a row.
+template <int Lanes> PTX uint64_t next_choice(const float* logits, int experts, uint64_t behind) {
   uint64_t best = 0;
-  for (int e = threadIdx.x % 32; e < experts; e += 32) {
+  for (int e = threadIdx.x % Lanes; e < experts; e += Lanes) {
     uint64_t key = uint64_t(rank_of(logits[e])) << 32 | ~uint32_t(e);
     if (key < behind && key > best) best = key;
   }
-  uint32_t rank = __reduce_max_sync(~0u, uint32_t(best >> 32));
-  uint32_t other = __reduce_max_sync(~0u, uint32_t(best >> 32) == rank ? uint32_t(best) : 0u);
-  return uint64_t(rank) << 32 | other;
+  return lanes_max<Lanes>(best);
 }
 
-// Softmax, choice and weights of one row, by one warp.
-PTX void choose(const GateForward& p, int64_t row) {
-  int lane = threadIdx.x % 32;
-  const float* logits = p.logits + row * p.experts;
+// Softmax, choice and weights of one row, by so many lanes of a warp; nothing is written of one that is not `real`.
+template <int Lanes> PTX void choose(const GateForward& p, const float* logits, int64_t row, bool real) {
+  int lane = threadIdx.x % Lanes;
   float* probabilities = p.probabilities + row * p.experts;
   float* weights = p.weights + row * p.experts;
   int* chosen = p.chosen + row * p.top_k;
   float highest = __uint_as_float(0xff800000), total = 0.0f;
-  for (int e = lane; e < p.experts; e += 32) highest = fmaxf(highest, logits[e]);
-  highest = warp_max(highest);
-  for (int e = lane; e < p.experts; e += 32) total += expf(logits[e] - highest);
-  total = warp_sum(total);
-  for (int e = lane; e < p.experts; e += 32) {
-    probabilities[e] = expf(logits[e] - highest) / total;
+  for (int e = lane; e < p.experts; e += Lanes) highest = fmaxf(highest, logits[e]);
+  highest = lanes_max<Lanes>(highest);
+  for (int e = lane; e < p.experts; e += Lanes) total += expf(logits[e] - highest);
+  total = lanes_sum<Lanes>(total);
+  auto probability = [&](int e) { return expf(logits[e] - highest) / total; };
+  for (int e = lane; real && e < p.experts; e += Lanes) {
+    probabilities[e] = probability(e);
     weights[e] = -1.0f;
   }
-  __syncwarp();
   uint64_t key = ~uint64_t(0);
   float sum = 0.0f;
   for (int k = 0; k < p.top_k; k++) {
-    key = next_choice(logits, p.experts, key);
+    key = next_choice<Lanes>(logits, p.experts, key);
     int e = int(~uint32_t(key));
-    sum += probabilities[e];
-    if (lane == 0) chosen[k] = e;
+    sum += probability(e);
+    if (real && lane == 0) chosen[k] = e;
   }
   __syncwarp();
-  if (p.routed && !p.routed[row]) return;
-  for (int k = lane; k < p.top_k; k += 32) weights[chosen[k]] = probabilities[chosen[k]] / (p.renormalise ? sum : 1.0f);
+  if (!real || (p.routed && !p.routed[row])) return;
+  for (int k = lane; k < p.top_k; k += Lanes) weights[chosen[k]] = probability(chosen[k]) / (p.renormalise ? sum : 1.0f);
 }
 
-template <class T> PTX void forward(const GateForward& p) {
-  STATIC_SHARED(float4, shared, kShared<T> / 16);
-  if (blockIdx.x == 0 && threadIdx.x < 16) p.counters[threadIdx.x] = 0;
+template <class T> PTX void apart(const GateForward& p, void* shared) {
   for (int64_t first = int64_t(blockIdx.x) * tile::kLines; first < p.rows; first += int64_t(gridDim.x) * tile::kLines) {
     tile::Rows<T> x{static_cast<const T*>(p.x), p.x_stride, first, p.rows};
     if (p.hidden_width > 0) {
@@ -117,11 +113,185 @@ template <class T> PTX void forward(const GateForward& p) {
     } else {
       affine<T>(x, p.fc2_weight, p.fc2_bias, p.width, p.experts, first, p.rows, p.logits, shared);
     }
-    for (int64_t row = first + threadIdx.x / 32; row < first + tile::kLines && row < p.rows; row += tile::kThreads / 32) choose(p, row);
+    for (int64_t row = first + threadIdx.x / 32; row < first + tile::kLines && row < p.rows; row += tile::kThreads / 32)
+      choose<32>(p, p.logits + row * p.experts, row, true);
+  }
+}
+
+constexpr int kDepth = 32, kStages = 4, kColumns = 256, kMostExperts = 32;
+constexpr int kLine = kDepth * 2;   // bytes of a line of a stage; its four 16 bytes change places from one pair of lines to the next
+
+PTX uint32_t place(uint32_t stage, int line, int across) { return stage + line * kLine + ((across ^ (line / 2 % 4)) << 4); }
+
+// A warp's sums: 16-row tiles i of 4, and 16-column ones j of 4, in two halves. Two warps share the rows, four the columns, in turn.
+struct Sums {
+  float of[4][4][2][4];
+  PTX static int row(int i) { return (i * 2 + int(threadIdx.x) / 32 % 2) * 16; }
+  PTX static int column(int j) { return (j * 4 + int(threadIdx.x) / 64) * 16; }
+};
+
+// The sums of `down` tiles of a's rows and `across` of b's, the same in all warps: up to 128 x 256, over the whole depth in order.
+template <class T> PTX void multiply(const tile::Rows<T>& a, const tile::Rows<T>& b, int depth, int down, int across, Sums& sums) {
+  DYNAMIC_SHARED(smem);
+  int lane = threadIdx.x % 32, steps = (depth + kDepth - 1) / kDepth, a_lines = down * 32, lines = a_lines + across * 64;
+  bool a_wide = tile_mma::is_wide(a), b_wide = tile_mma::is_wide(b);
+  uint32_t base = shared_u32(smem);
+  auto issue = [&](int step) {
+    uint32_t stage = base + step % kStages * (lines * kLine);
+    for (int i = threadIdx.x; step < steps && i < lines * 4; i += tile::kThreads) {
+      int line = i / 4, k = step * kDepth + i % 4 * 8;
+      if (line < a_lines) tile_mma::load(a, a_wide, depth, line, k, place(stage, line, i % 4));
+      else tile_mma::load(b, b_wide, depth, line - a_lines, k, place(stage, line, i % 4));
+    }
+    cp_async_commit();
+  };
+#pragma unroll
+  for (int i = 0; i < 64; i++) sums.of[i / 16][i / 4 % 4][i / 2 % 2][i % 2] = sums.of[i / 16][i / 4 % 4][i / 2 % 2][i % 2 + 2] = 0.0f;
+  for (int step = 0; step < kStages - 1; step++) issue(step);
+  for (int step = 0; step < steps; step++) {
+    cp_async_wait<kStages - 2>();
+    __syncthreads();                     // the step has landed for all, and the one before is done with
+    issue(step + kStages - 1);
+    uint32_t stage = base + step % kStages * (lines * kLine);
+#pragma unroll
+    for (int k = 0; k < kDepth / 8; k += 2) {
+      uint32_t u[4][4], v[4];
+#pragma unroll
+      for (int i = 0; i < 4; i++)
+        if (i < down) ldmatrix_x4(u[i], place(stage, Sums::row(i) + lane % 16, k + lane / 16));
+#pragma unroll
+      for (int j = 0; j < 4; j++) {
+        if (j >= across) continue;
+        ldmatrix_x4(v, place(stage, a_lines + Sums::column(j) + lane / 16 * 8 + lane % 8, k + lane / 8 % 2));
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+          if (i >= down) continue;
+          mma_m16n8k16(sums.of[i][j][0], u[i], v[0], v[1], T{});
+          mma_m16n8k16(sums.of[i][j][1], u[i], v[2], v[3], T{});
+        }
+      }
+    }
+  }
+  cp_async_wait<0>();
+  __syncthreads();                       // shared memory is free again
+}
+
+// Some rows of a block, and columns of the hidden layer from `start` on.
+struct Share {
+  int64_t first, end;
+  int start, down;
+};
+
+// hidden, written and replaced in `sums` by its activation: 0 outside.
+template <class T> PTX void activate_all(const GateForward& p, const Share& at, int activation, Sums& sums) {
+  const T* bias = static_cast<const T*>(p.fc1_bias);
+  int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int j = 0; j < 4; j++)
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      int column = at.start + Sums::column(j) + half * 8 + lane % 4 * 2;
+      float b[2];
+#pragma unroll
+      for (int c = 0; c < 2; c++) b[c] = bias && column + c < p.hidden_width ? to_float(bias[column + c]) : 0.0f;
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        if (i >= at.down) continue;
+#pragma unroll
+        for (int r = 0; r < 4; r++) {
+          int64_t row = at.first + Sums::row(i) + lane / 4 + r / 2 * 8;
+          float& sum = sums.of[i][j][half][r];
+          bool inside = row < at.end && column + r % 2 < p.hidden_width;
+          sum += b[r % 2];
+          if (inside) p.hidden[row * p.hidden_width + column + r % 2] = sum;
+          sum = inside ? activate(activation, sum).value : 0.0f;
+        }
+      }
+    }
+}
+
+// What the columns in `sums` give to each logit, in parts [4, rows, E] of the four warps that share a row.
+template <class T> PTX void weigh(const GateForward& p, const Share& at, int across, const Sums& sums, float* fc2, float* parts) {
+  const T* weight = static_cast<const T*>(p.fc2_weight);
+  int lane = threadIdx.x % 32, h = at.start + int(threadIdx.x);
+  for (int e = 0; e < p.experts; e++)
+    fc2[e * kColumns + threadIdx.x] = h < p.hidden_width ? to_float(weight[int64_t(e) * p.hidden_width + h]) : 0.0f;
+  __syncthreads();
+  for (int e = 0; e < p.experts; e++) {
+    float logits[4][2] = {};
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+      if (j >= across) continue;
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        float2 w = *reinterpret_cast<const float2*>(fc2 + e * kColumns + Sums::column(j) + half * 8 + lane % 4 * 2);
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+#pragma unroll
+          for (int r = 0; r < 4; r++)
+            if (i < at.down) logits[i][r / 2] += sums.of[i][j][half][r] * (r % 2 ? w.y : w.x);
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+#pragma unroll
+      for (int r = 0; r < 2; r++) {
+        if (i >= at.down) continue;
+        float sum = lanes_sum<4>(logits[i][r]);
+        int row = (int(threadIdx.x) / 64 * at.down * 32) + Sums::row(i) + lane / 4 + r * 8;
+        if (lane % 4 == 0) parts[row * p.experts + e] = sum;
+      }
+  }
+  __syncthreads();
+}
+
+template <class T> PTX void joined(const GateForward& p) {
+  DYNAMIC_SHARED(smem);
+  float* fc2 = reinterpret_cast<float*>(smem);
+  float* parts = fc2 + p.experts * kColumns;
+  int tiles = (p.rows - 1) / 16 + 1, turns = (tiles - 1) / (8 * int(gridDim.x)) + 1, each = (tiles - 1) / (int(gridDim.x) * turns) + 1;
+  const T* bias = static_cast<const T*>(p.fc2_bias);
+  for (int64_t first = int64_t(blockIdx.x) * each * 16; first < p.rows; first += int64_t(gridDim.x) * each * 16) {
+    Share at{first, min(int64_t(p.rows), first + each * 16), 0, (each + 1) / 2};
+    int count = int(at.end - first) * p.experts, apart = at.down * 32 * p.experts;
+    for (; at.start < p.hidden_width; at.start += kColumns) {
+      Sums sums;
+      int across = (min(p.hidden_width - at.start, kColumns) + 63) / 64;
+      tile::Rows<T> x{static_cast<const T*>(p.x), p.x_stride, first, int(at.end)};
+      tile::Rows<T> fc1{static_cast<const T*>(p.fc1_weight), p.width, at.start, p.hidden_width};
+      multiply(x, fc1, p.width, at.down, across, sums);
+      if (p.activation == 0) activate_all<T>(p, at, 0, sums);   // short, without the code of the others in between
+      else activate_all<T>(p, at, p.activation, sums);
+      weigh<T>(p, at, across, sums, fc2, parts);
+      for (int i = threadIdx.x; i < count; i += tile::kThreads) {
+        float logit = at.start > 0 ? p.logits[first * p.experts + i] : 0.0f;
+        for (int warp = 0; warp < 4; warp++) logit += parts[warp * apart + i];
+        if (at.start + kColumns >= p.hidden_width && bias) logit += to_float(bias[i % p.experts]);
+        p.logits[first * p.experts + i] = parts[i] = logit;
+      }
+      __syncthreads();                   // parts are the logits now; or the next columns' steps come in their place
+    }
+    for (int64_t row = first + threadIdx.x / 4; row < first + at.down * 32; row += tile::kThreads / 4) {
+      bool real = row < at.end;
+      int64_t own = real ? row : first;
+      choose<4>(p, parts + (own - first) * p.experts, own, real);
+    }
+    __syncthreads();                     // the next rows' steps come in their place
+  }
+}
+
+template <class T> PTX void forward(const GateForward& p) {
+  DYNAMIC_SHARED(smem);
+  if (blockIdx.x == 0 && threadIdx.x < 16) p.counters[threadIdx.x] = 0;
+  if constexpr (sizeof(T) == 2) {
+    if (p.hidden_width > 0 && p.experts <= kMostExperts) joined<T>(p);
+    else apart<T>(p, smem);
+  } else {
+    apart<T>(p, smem);
   }
 }
 }
 
 KERNEL(gate_forward_f32, GateForward, 256, 2, gate::forward<float>(p))
-KERNEL(gate_forward_bf16, GateForward, 256, 2, gate::forward<bf16>(p))
-KERNEL(gate_forward_f16, GateForward, 256, 2, gate::forward<f16>(p))
+KERNEL(gate_forward_bf16, GateForward, 256, 1, gate::forward<bf16>(p))
+KERNEL(gate_forward_f16, GateForward, 256, 1, gate::forward<f16>(p))

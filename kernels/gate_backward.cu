@@ -3,16 +3,35 @@
 // rows:    dhidden = dlogits fc2 * act'(hidden), dx = dhidden fc1; or dx = dlogits fc2 of a linear gate. A block takes 64 rows.
 // weights: dfc1 = dhidden^T x, dfc2 = dlogits^T act(hidden), or dlogits^T x; each bias's gradient is one more column, of ones.
 //          A block takes a tile of 64 x 64 sums over a split of the rows; the last of a tile's splits adds their parts in order.
-// Grid: any. Shared memory: 17 KiB. The same bits on every run, whatever the order of blocks. Launched by src/gpu/gate.rs.
+// With parameters in bf16 or f16 products run on tensor cores, of values cut into bf16 parts (lib/tile_split.cuh): gradients are f32, and
+// lose 2^-17 of themselves. In f32 they run in scalar multiply-adds (lib/tile.cuh).
+// Grid: any. Shared memory: 17 KiB, or 40 KiB. The same bits on every run, whatever the order of blocks. Launched by src/gpu/gate.rs.
 #include "args/gate.cuh"
 #include "lib/activation.cuh"
 #include "lib/grid.cuh"
 #include "lib/tile.cuh"
+#include "lib/tile_split.cuh"
 
 namespace gate_backward {
+// How products are made of parameters or x in T.
+template <class T> struct Product {
+  static constexpr int kShared = tile_split::kShared;
+  template <class A, class B> static PTX void multiply(const A& a, const B& b, int depth, void* shared, float (&sums)[4][4]) {
+    tile_split::multiply(a, b, depth, shared, sums);
+  }
+  template <class To> static PTX void each(const float (&sums)[4][4], To to) { tile_split::each(sums, to); }
+};
+template <> struct Product<float> {
+  static constexpr int kShared = tile::kShared * int(sizeof(float));
+  template <class A, class B> static PTX void multiply(const A& a, const B& b, int depth, void* shared, float (&sums)[4][4]) {
+    tile::multiply(a, b, depth, static_cast<float*>(shared), sums);
+  }
+  template <class To> static PTX void each(const float (&sums)[4][4], To to) { tile::each(sums, to); }
+};
+
 template <class T> PTX void rows(const GateBackwardRows& p) {
-  STATIC_SHARED(float4, storage, tile::kShared / 4);
-  float* shared = reinterpret_cast<float*>(storage);
+  using Way = Product<T>;
+  STATIC_SHARED(float4, shared, Way::kShared / 16);
   for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < p.tiles; i += int64_t(gridDim.x) * blockDim.x) p.counters[i] = 0;
   const T* fc1 = static_cast<const T*>(p.fc1_weight);
   const T* fc2 = static_cast<const T*>(p.fc2_weight);
@@ -20,17 +39,17 @@ template <class T> PTX void rows(const GateBackwardRows& p) {
     float sums[4][4];
     tile::Rows<float> dlogits{p.dlogits, p.experts, first, p.rows}, dhidden{p.dhidden, p.hidden_width, first, p.rows};
     for (int64_t start = 0; start < p.hidden_width; start += tile::kLines) {
-      tile::multiply(dlogits, tile::Columns<T>{fc2, p.hidden_width, start, p.hidden_width}, p.experts, shared, sums);
-      tile::each(sums, [&](int line, int other, float sum) {
+      Way::multiply(dlogits, tile::Columns<T>{fc2, p.hidden_width, start, p.hidden_width}, p.experts, shared, sums);
+      Way::each(sums, [&](int line, int other, float sum) {
         int64_t row = first + line, h = start + other, at = row * p.hidden_width + h;
         if (row < p.rows && h < p.hidden_width) p.dhidden[at] = sum * activate(p.activation, p.hidden[at]).slope;
       });
     }
     __syncthreads();   // the block reads dhidden back
     for (int64_t start = 0; start < p.width; start += tile::kLines) {
-      if (p.hidden_width > 0) tile::multiply(dhidden, tile::Columns<T>{fc1, p.width, start, p.width}, p.hidden_width, shared, sums);
-      else tile::multiply(dlogits, tile::Columns<T>{fc2, p.width, start, p.width}, p.experts, shared, sums);
-      tile::each(sums, [&](int line, int other, float sum) {
+      if (p.hidden_width > 0) Way::multiply(dhidden, tile::Columns<T>{fc1, p.width, start, p.width}, p.hidden_width, shared, sums);
+      else Way::multiply(dlogits, tile::Columns<T>{fc2, p.width, start, p.width}, p.experts, shared, sums);
+      Way::each(sums, [&](int line, int other, float sum) {
         int64_t row = first + line, d = start + other;
         if (row < p.rows && d < p.width) p.dx[row * p.width + d] = sum;
       });
@@ -39,8 +58,8 @@ template <class T> PTX void rows(const GateBackwardRows& p) {
 }
 
 // What a linear map was given, [rows, width], and a column of ones behind it. `From` gives element (row, column).
-template <class From> struct Inputs {
-  static constexpr bool deep = false;
+template <class From, bool is_exact> struct Inputs {
+  static constexpr bool deep = false, exact = is_exact;
   From from;
   int64_t row, column;
   int width;
@@ -87,8 +106,8 @@ PTX bool add_splits(const GateBackwardWeights& p, int tile, int split, float (&s
 }
 
 template <class T> PTX void weights(const GateBackwardWeights& p) {
-  STATIC_SHARED(float4, storage, tile::kShared / 4);
-  float* shared = reinterpret_cast<float*>(storage);
+  using Way = Product<T>;
+  STATIC_SHARED(float4, shared, Way::kShared / 16);
   bool two_maps = p.hidden_width > 0;
   auto fc1 = [&] { return Map{p.dhidden, p.hidden_width, p.width, p.dfc1_weight, p.dfc1_bias}; };
   auto fc2 = [&] { return Map{p.dlogits, p.experts, two_maps ? p.hidden_width : p.width, p.dfc2_weight, p.dfc2_bias}; };
@@ -105,10 +124,12 @@ template <class T> PTX void weights(const GateBackwardWeights& p) {
     int64_t row = min(int64_t(p.rows), int64_t(split) * stretch), end = min(int64_t(p.rows), row + stretch);
     tile::Columns<float> dy{map.dy + row * map.outputs, map.outputs, line, map.outputs};
     float sums[4][4];
-    if (tile < of_fc1 || !two_maps) tile::multiply(dy, Inputs<decltype(from_x)>{from_x, row, column, map.inputs}, int(end - row), shared, sums);
-    else tile::multiply(dy, Inputs<decltype(from_hidden)>{from_hidden, row, column, map.inputs}, int(end - row), shared, sums);
+    Inputs<decltype(from_x), is_bf16<T>> x_there{from_x, row, column, map.inputs};
+    Inputs<decltype(from_hidden), false> hidden_there{from_hidden, row, column, map.inputs};
+    if (tile < of_fc1 || !two_maps) Way::multiply(dy, x_there, int(end - row), shared, sums);
+    else Way::multiply(dy, hidden_there, int(end - row), shared, sums);
     if (p.splits > 1 && !add_splits(p, tile, split, sums)) continue;
-    tile::each(sums, [&](int i, int j, float sum) {
+    Way::each(sums, [&](int i, int j, float sum) {
       int64_t out = line + i, in = column + j;
       if (out >= map.outputs || in >= map.columns()) return;
       if (in < map.inputs) put<T>(p, map.weight, out * map.inputs + in, sum);

@@ -77,6 +77,10 @@ fn any_width_and_any_number_of_experts() {
         (32, None, 300, 4, 130),
         (264, Some(70), 6, 2, 80),
         (200, None, 9, 2, 70),
+        (40, Some(96), 32, 5, 530),
+        (72, Some(300), 10, 3, 150),
+        (16, Some(520), 33, 4, 20),
+        (130, Some(192), 10, 3, 1),
     ];
     for (seed, (width, hidden, experts, top_k, rows)) in some_of(4, shapes.into_iter().enumerate()) {
         let layer = gated(width, hidden, experts, top_k, rows, seed as u64);

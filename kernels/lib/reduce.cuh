@@ -10,10 +10,15 @@ template <int Lanes, class T> PTX T lanes_sum(T value) {
 }
 template <class T> PTX T warp_sum(T value) { return lanes_sum<32>(value); }
 
-// NaN only where all are.
-PTX float warp_max(float value) {
+// Likewise the largest; NaN only where all are.
+template <int Lanes> PTX float lanes_max(float value) {
 #pragma unroll
-  for (int apart = 16; apart > 0; apart /= 2) value = fmaxf(value, __shfl_xor_sync(~0u, value, apart));
+  for (int apart = Lanes / 2; apart > 0; apart /= 2) value = fmaxf(value, __shfl_xor_sync(~0u, value, apart));
+  return value;
+}
+template <int Lanes> PTX uint64_t lanes_max(uint64_t value) {
+#pragma unroll
+  for (int apart = Lanes / 2; apart > 0; apart /= 2) value = max(value, __shfl_xor_sync(~0u, value, apart));
   return value;
 }
 

@@ -2,7 +2,8 @@
 //
 // Operands pass through shared memory 16 deep at a time, two steps of it, so that a step's loads fly while the step before is multiplied.
 // An operand is a struct with `float operator()(int line, int k) const`, which gives 0 outside, and `static constexpr bool deep`:
-// whether consecutive k lie side by side in memory, else consecutive lines do. Sums run over k in order: the same bits on every run.
+// whether consecutive k lie side by side in memory, else consecutive lines do; `exact`: whether all values are those of bf16, where that is
+// asked for. Sums run over k in order: the same bits on every run.
 #pragma once
 #include "lib/ptx.cuh"
 
@@ -89,7 +90,7 @@ template <class T> struct Rows {
 
 // Values of a row-major matrix [depth, lines] of T.
 template <class T> struct Columns {
-  static constexpr bool deep = false;
+  static constexpr bool deep = false, exact = is_bf16<T>;
   const T* values;
   int64_t stride, first;
   int lines;

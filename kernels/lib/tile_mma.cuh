@@ -12,12 +12,10 @@ constexpr int kPitch = 2 * kDepth + 16;                        // bytes: eight r
 constexpr int kOperand = tile::kLines * kPitch;                // bytes of one operand of one step
 constexpr int kShared = kStages * 2 * kOperand;                // bytes of shared memory
 
-// This thread's 8 elements of one step; 0 outside.
-template <class T> PTX void load(const tile::Rows<T>& from, bool wide, int depth, int step, uint32_t to) {
-  int line = threadIdx.x / 4, k = step * kDepth + int(threadIdx.x) % 4 * 8;
+// 8 elements of a line from k on; 0 outside.
+template <class T> PTX void load(const tile::Rows<T>& from, bool wide, int depth, int line, int k, uint32_t to) {
   int inside = from.first + line < from.lines ? min(max(depth - k, 0), 8) : 0;
   const T* at = from.values + (inside > 0 ? (from.first + line) * from.stride + k : 0);
-  to += line * kPitch + threadIdx.x % 4 * 16;
   if (wide) {
     cp_async_16(to, at, inside * 2);
   } else {
@@ -40,8 +38,9 @@ PTX void multiply(const tile::Rows<T>& a, const tile::Rows<T>& b, int depth, voi
   auto issue = [&](int step) {
     uint32_t stage = base + step % kStages * (2 * kOperand);
     if (step < steps) {
-      load(a, a_wide, depth, step, stage);
-      load(b, b_wide, depth, step, stage + kOperand);
+      int line = threadIdx.x / 4, across = threadIdx.x % 4, k = step * kDepth + across * 8;
+      load(a, a_wide, depth, line, k, stage + line * kPitch + across * 16);
+      load(b, b_wide, depth, line, k, stage + kOperand + line * kPitch + across * 16);
     }
     cp_async_commit();
   };

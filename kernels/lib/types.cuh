@@ -49,6 +49,8 @@ PTX void wait_for_launches_ahead() {
 
 struct bf16 { uint16_t bits; };
 struct f16 { uint16_t bits; };
+template <class T> constexpr bool is_bf16 = false;
+template <> constexpr bool is_bf16<bf16> = true;
 struct alignas(64) TensorMap { uint64_t opaque[16]; };   // CUtensorMap
 
 #if defined(__CUDACC__)

@@ -13,6 +13,12 @@ use crate::error::{Error, Result, product};
 /// Rows and columns of a tile.
 const TILE: usize = 64;
 
+/// The least rows of a block of the forward pass in 16 bits, and the bytes of shared memory that its steps or its weights take.
+const ROWS: u32 = 16;
+const SHARED: u32 = 98_304;
+/// Likewise in f32, of a [`TILE`].
+const SHARED_F32: u32 = 17_408;
+
 /// hidden, logits, probabilities, chosen, and weights before capacity.
 ///
 /// # Safety
@@ -28,7 +34,11 @@ pub unsafe fn forward(queue: &Queue<'_>, dtype: DType, args: &GateForward) -> Re
     if args.hidden_width > 0 {
         present(&[("gate.fc1.weight", args.fc1_weight), ("the gate's hidden layer", args.hidden)])?;
     }
-    let shape = Shape::blocks(queue.blocks((args.rows as u32).div_ceil(TILE as u32), 2));
+    let rows = args.rows as u32;
+    let shape = match dtype {
+        DType::F32 => Shape::blocks(queue.blocks(rows.div_ceil(TILE as u32), 2)).shared(SHARED_F32),
+        _ => Shape::blocks(queue.blocks(rows.div_ceil(ROWS), 1)).shared(SHARED),
+    };
     // SAFETY: the caller's promise.
     unsafe { queue.launch(&instance("gate_forward", dtype)?, shape, args) }
 }
