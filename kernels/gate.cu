@@ -14,6 +14,7 @@
 #include "lib/reduce.cuh"
 #include "lib/tile.cuh"
 #include "lib/tile_mma.cuh"
+#include "lib/tile_wide.cuh"
 
 namespace gate {
 // The activated hidden layer, [rows, H].
@@ -118,63 +119,10 @@ template <class T> PTX void apart(const GateForward& p, void* shared) {
   }
 }
 
-constexpr int kDepth = 32, kStages = 4, kColumns = 256, kMostExperts = 32;
-constexpr int kLine = kDepth * 2;   // bytes of a line of a stage; its four 16 bytes change places from one pair of lines to the next
-
-PTX uint32_t place(uint32_t stage, int line, int across) { return stage + line * kLine + ((across ^ (line / 2 % 4)) << 4); }
-
-// A warp's sums: 16-row tiles i of 4, and 16-column ones j of 4, in two halves. Two warps share the rows, four the columns, in turn.
-struct Sums {
-  float of[4][4][2][4];
-  PTX static int row(int i) { return (i * 2 + int(threadIdx.x) / 32 % 2) * 16; }
-  PTX static int column(int j) { return (j * 4 + int(threadIdx.x) / 64) * 16; }
-};
-
-// The sums of `down` tiles of a's rows and `across` of b's, the same in all warps: up to 128 x 256, over the whole depth in order.
-template <class T> PTX void multiply(const tile::Rows<T>& a, const tile::Rows<T>& b, int depth, int down, int across, Sums& sums) {
-  DYNAMIC_SHARED(smem);
-  int lane = threadIdx.x % 32, steps = (depth + kDepth - 1) / kDepth, a_lines = down * 32, lines = a_lines + across * 64;
-  bool a_wide = tile_mma::is_wide(a), b_wide = tile_mma::is_wide(b);
-  uint32_t base = shared_u32(smem);
-  auto issue = [&](int step) {
-    uint32_t stage = base + step % kStages * (lines * kLine);
-    for (int i = threadIdx.x; step < steps && i < lines * 4; i += tile::kThreads) {
-      int line = i / 4, k = step * kDepth + i % 4 * 8;
-      if (line < a_lines) tile_mma::load(a, a_wide, depth, line, k, place(stage, line, i % 4));
-      else tile_mma::load(b, b_wide, depth, line - a_lines, k, place(stage, line, i % 4));
-    }
-    cp_async_commit();
-  };
-#pragma unroll
-  for (int i = 0; i < 64; i++) sums.of[i / 16][i / 4 % 4][i / 2 % 2][i % 2] = sums.of[i / 16][i / 4 % 4][i / 2 % 2][i % 2 + 2] = 0.0f;
-  for (int step = 0; step < kStages - 1; step++) issue(step);
-  for (int step = 0; step < steps; step++) {
-    cp_async_wait<kStages - 2>();
-    __syncthreads();                     // the step has landed for all, and the one before is done with
-    issue(step + kStages - 1);
-    uint32_t stage = base + step % kStages * (lines * kLine);
-#pragma unroll
-    for (int k = 0; k < kDepth / 8; k += 2) {
-      uint32_t u[4][4], v[4];
-#pragma unroll
-      for (int i = 0; i < 4; i++)
-        if (i < down) ldmatrix_x4(u[i], place(stage, Sums::row(i) + lane % 16, k + lane / 16));
-#pragma unroll
-      for (int j = 0; j < 4; j++) {
-        if (j >= across) continue;
-        ldmatrix_x4(v, place(stage, a_lines + Sums::column(j) + lane / 16 * 8 + lane % 8, k + lane / 8 % 2));
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-          if (i >= down) continue;
-          mma_m16n8k16(sums.of[i][j][0], u[i], v[0], v[1], T{});
-          mma_m16n8k16(sums.of[i][j][1], u[i], v[2], v[3], T{});
-        }
-      }
-    }
-  }
-  cp_async_wait<0>();
-  __syncthreads();                       // shared memory is free again
-}
+using tile_wide::Sums, tile_wide::kColumns;
+constexpr int kMostExperts = 32;
+static_assert(kMostExperts * (kColumns + 4 * tile_wide::kRows) * int(sizeof(float)) <= tile_wide::kShared, "fc2's columns and the parts");
+static_assert(tile_mma::kShared <= tile_wide::kShared && tile::kShared < tile_wide::kShared, "what stays apart needs less");
 
 // Some rows of a block, and columns of the hidden layer from `start` on.
 struct Share {
@@ -182,8 +130,8 @@ struct Share {
   int start, down;
 };
 
-// hidden, written and replaced in `sums` by its activation: 0 outside.
-template <class T> PTX void activate_all(const GateForward& p, const Share& at, int activation, Sums& sums) {
+// hidden: written, and 0 in `sums` outside.
+template <class T> PTX void add_bias(const GateForward& p, const Share& at, Sums& sums) {
   const T* bias = static_cast<const T*>(p.fc1_bias);
   int lane = threadIdx.x % 32;
 #pragma unroll
@@ -200,14 +148,36 @@ template <class T> PTX void activate_all(const GateForward& p, const Share& at, 
 #pragma unroll
         for (int r = 0; r < 4; r++) {
           int64_t row = at.first + Sums::row(i) + lane / 4 + r / 2 * 8;
-          float& sum = sums.of[i][j][half][r];
+          float sum = sums.of[i][j][half][r] + b[r % 2];
           bool inside = row < at.end && column + r % 2 < p.hidden_width;
-          sum += b[r % 2];
           if (inside) p.hidden[row * p.hidden_width + column + r % 2] = sum;
-          sum = inside ? activate(activation, sum).value : 0.0f;
+          sums.of[i][j][half][r] = inside ? sum : 0.0f;
         }
       }
     }
+}
+
+// Every sum's activation, which is 0 of 0. Others than relu go by way of shared memory, each thread its own: their code is long, and would
+// be there once for each of 128 registers.
+PTX void activate_all(int activation, int down, Sums& sums) {
+  DYNAMIC_SHARED(smem);
+  float* own = reinterpret_cast<float*>(smem) + threadIdx.x;
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    if (i >= down) continue;
+    if (activation == 0) {
+#pragma unroll
+      for (int v = 0; v < 32; v++) sums.of[i][v / 8][v / 4 % 2][v % 4] = activate(0, sums.of[i][v / 8][v / 4 % 2][v % 4]).value;
+      continue;
+    }
+#pragma unroll
+    for (int v = 0; v < 32; v++) own[v * tile::kThreads] = sums.of[i][v / 8][v / 4 % 2][v % 4];
+#pragma unroll 2
+    for (int v = 0; v < 32; v++) own[v * tile::kThreads] = activate(activation, own[v * tile::kThreads]).value;
+#pragma unroll
+    for (int v = 0; v < 32; v++) sums.of[i][v / 8][v / 4 % 2][v % 4] = own[v * tile::kThreads];
+  }
+  __syncthreads();                       // shared memory is everybody's again
 }
 
 // What the columns in `sums` give to each logit, in parts [4, rows, E] of the four warps that share a row.
@@ -259,9 +229,9 @@ template <class T> PTX void joined(const GateForward& p) {
       int across = (min(p.hidden_width - at.start, kColumns) + 63) / 64;
       tile::Rows<T> x{static_cast<const T*>(p.x), p.x_stride, first, int(at.end)};
       tile::Rows<T> fc1{static_cast<const T*>(p.fc1_weight), p.width, at.start, p.hidden_width};
-      multiply(x, fc1, p.width, at.down, across, sums);
-      if (p.activation == 0) activate_all<T>(p, at, 0, sums);   // short, without the code of the others in between
-      else activate_all<T>(p, at, p.activation, sums);
+      tile_wide::multiply(x, fc1, p.width, at.down, across, sums);
+      add_bias<T>(p, at, sums);
+      activate_all(p.activation, at.down, sums);
       weigh<T>(p, at, across, sums, fc2, parts);
       for (int i = threadIdx.x; i < count; i += tile::kThreads) {
         float logit = at.start > 0 ? p.logits[first * p.experts + i] : 0.0f;

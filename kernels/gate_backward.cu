@@ -57,9 +57,32 @@ template <class T> PTX void rows(const GateBackwardRows& p) {
   }
 }
 
+// x, or the activated hidden layer.
+template <class T> struct X {
+  static constexpr bool exact = is_bf16<T>;
+  const T* values;
+  int64_t stride;
+  PTX float operator()(int64_t row, int64_t d) const { return to_float(values[row * stride + d]); }
+  PTX bool paired() const { return stride % 2 == 0 && aligned_pair(values); }
+  PTX void pair(int64_t row, int64_t d, float (&to)[2]) const { load_pair(values + row * stride + d, to); }
+};
+struct Features {
+  static constexpr bool exact = false;
+  const float* hidden;
+  int64_t width;
+  int activation;
+  PTX float operator()(int64_t row, int64_t h) const { return activate(activation, hidden[row * width + h]).value; }
+  PTX bool paired() const { return width % 2 == 0 && aligned_pair(hidden); }
+  PTX void pair(int64_t row, int64_t h, float (&to)[2]) const {
+    load_pair(hidden + row * width + h, to);
+    to[0] = activate(activation, to[0]).value;
+    to[1] = activate(activation, to[1]).value;
+  }
+};
+
 // What a linear map was given, [rows, width], and a column of ones behind it. `From` gives element (row, column).
-template <class From, bool is_exact> struct Inputs {
-  static constexpr bool deep = false, exact = is_exact;
+template <class From> struct Inputs {
+  static constexpr bool deep = false, exact = From::exact;
   From from;
   int64_t row, column;
   int width;
@@ -67,6 +90,9 @@ template <class From, bool is_exact> struct Inputs {
     int64_t at = column + line;
     return at < width ? from(row + k, at) : at == width ? 1.0f : 0.0f;
   }
+  PTX bool paired() const { return column % 2 == 0 && from.paired(); }
+  PTX bool has(int line) const { return column + line < width; }
+  PTX void pair(int line, int k, float (&to)[2]) const { from.pair(row + k, column + line, to); }
 };
 
 // One linear map: the gradient on its outputs, [N, outputs], and where its parameters' gradients go.
@@ -113,9 +139,8 @@ template <class T> PTX void weights(const GateBackwardWeights& p) {
   auto fc2 = [&] { return Map{p.dlogits, p.experts, two_maps ? p.hidden_width : p.width, p.dfc2_weight, p.dfc2_bias}; };
   int of_fc1 = two_maps ? fc1().tiles() : 0, items = (of_fc1 + fc2().tiles()) * p.splits;
   int stretch = (p.rows - 1) / p.splits + 1;
-  const T* x = static_cast<const T*>(p.x);
-  auto from_x = [&](int64_t row, int64_t d) { return to_float(x[row * p.x_stride + d]); };
-  auto from_hidden = [&](int64_t row, int64_t h) { return activate(p.activation, p.hidden[row * p.hidden_width + h]).value; };
+  X<T> x{static_cast<const T*>(p.x), p.x_stride};
+  Features features{p.hidden, p.hidden_width, p.activation};
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
     int tile = int(item) / p.splits, split = int(item) % p.splits;
     Map map = tile < of_fc1 ? fc1() : fc2();
@@ -124,10 +149,8 @@ template <class T> PTX void weights(const GateBackwardWeights& p) {
     int64_t row = min(int64_t(p.rows), int64_t(split) * stretch), end = min(int64_t(p.rows), row + stretch);
     tile::Columns<float> dy{map.dy + row * map.outputs, map.outputs, line, map.outputs};
     float sums[4][4];
-    Inputs<decltype(from_x), is_bf16<T>> x_there{from_x, row, column, map.inputs};
-    Inputs<decltype(from_hidden), false> hidden_there{from_hidden, row, column, map.inputs};
-    if (tile < of_fc1 || !two_maps) Way::multiply(dy, x_there, int(end - row), shared, sums);
-    else Way::multiply(dy, hidden_there, int(end - row), shared, sums);
+    if (tile < of_fc1 || !two_maps) Way::multiply(dy, Inputs<X<T>>{x, row, column, map.inputs}, int(end - row), shared, sums);
+    else Way::multiply(dy, Inputs<Features>{features, row, column, map.inputs}, int(end - row), shared, sums);
     if (p.splits > 1 && !add_splits(p, tile, split, sums)) continue;
     Way::each(sums, [&](int i, int j, float sum) {
       int64_t out = line + i, in = column + j;

@@ -5,7 +5,7 @@
 // whether consecutive k lie side by side in memory, else consecutive lines do; `exact`: whether all values are those of bf16, where that is
 // asked for. Sums run over k in order: the same bits on every run.
 #pragma once
-#include "lib/ptx.cuh"
+#include "lib/vector.cuh"
 
 namespace tile {
 constexpr int kLines = 64, kDepth = 16, kThreads = 256;
@@ -86,6 +86,9 @@ template <class T> struct Rows {
   PTX float operator()(int line, int k) const {
     return first + line < lines ? to_float(values[(first + line) * stride + k]) : 0.0f;
   }
+  PTX bool paired() const { return stride % 2 == 0 && aligned_pair(values); }
+  PTX bool has(int line) const { return first + line < lines; }
+  PTX void pair(int line, int k, float (&to)[2]) const { load_pair(values + (first + line) * stride + k, to); }
 };
 
 // Values of a row-major matrix [depth, lines] of T.
@@ -97,5 +100,8 @@ template <class T> struct Columns {
   PTX float operator()(int line, int k) const {
     return first + line < lines ? to_float(values[k * stride + first + line]) : 0.0f;
   }
+  PTX bool paired() const { return stride % 2 == 0 && first % 2 == 0 && aligned_pair(values); }
+  PTX bool has(int line) const { return first + line < lines; }
+  PTX void pair(int line, int k, float (&to)[2]) const { load_pair(values + k * stride + first + line, to); }
 };
 }

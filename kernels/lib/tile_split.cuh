@@ -3,7 +3,8 @@
 // Each value is cut into bf16 parts, high + low, which hold 16 bits of its 24; sums are f32, of high * high + low * high + high * low: an
 // error of some 2^-17 of each product, where bf16 alone would have 2^-9. What is `exact` has bf16 values and no low part; f16 has one, and is
 // whole in the two. Parts have f32's range, which f16 has not: no gradient is too small for them.
-// Operands are those of lib/tile.cuh. They pass through shared memory 32 deep at a time, as they lie in memory, two steps of it, so that a
+// Operands are those of lib/tile.cuh; where they are `paired`, two neighbours in memory, which start at an even number, are read at once by
+// `pair`, if the operand `has` the line of both. They pass through shared memory 32 deep at a time, as they lie in memory, two steps of it, so that a
 // step's loads fly while the step before is multiplied. Each warp has 16 x 32 of the sums. The same bits on every run.
 #pragma once
 #include "lib/mma.cuh"
@@ -22,15 +23,19 @@ template <class Operand> struct Pairs {
   PTX static int across(int j) { return (int(threadIdx.x) + j * tile::kThreads) % kAcross * 2; }
 };
 
-template <class Operand> PTX void load(const Operand& from, int depth, int step, float (&held)[4][2]) {
+template <class Operand> PTX void load(const Operand& from, bool paired, int depth, int step, float (&held)[4][2]) {
 #pragma unroll
-  for (int j = 0; j < 4; j++)
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-      int down = Pairs<Operand>::down(j), across = Pairs<Operand>::across(j) + i;
-      int line = Operand::deep ? down : across, k = step * kDepth + (Operand::deep ? across : down);
-      held[j][i] = k < depth ? from(line, k) : 0.0f;
+  for (int j = 0; j < 4; j++) {
+    int down = Pairs<Operand>::down(j), across = Pairs<Operand>::across(j);
+    int line = Operand::deep ? down : across, k = step * kDepth + (Operand::deep ? across : down);
+    int next_line = Operand::deep ? line : line + 1, next_k = Operand::deep ? k + 1 : k;
+    if (paired && next_k < depth && from.has(next_line)) {
+      from.pair(line, k, held[j]);
+    } else {
+      held[j][0] = k < depth ? from(line, k) : 0.0f;
+      held[j][1] = next_k < depth ? from(next_line, next_k) : 0.0f;
     }
+  }
 }
 
 template <class Operand, bool exact> PTX void keep(const float (&held)[4][2], unsigned char* shared) {
@@ -66,19 +71,20 @@ template <class A, class B> PTX void multiply(const A& a, const B& b, int depth,
 #pragma unroll
     for (int j = 0; j < 4; j++) sums[i][j] = 0.0f;
   int steps = (depth + kDepth - 1) / kDepth;
-  load(a, depth, 0, next_a);
-  load(b, depth, 0, next_b);
+  bool a_paired = a.paired(), b_paired = b.paired();
+  load(a, a_paired, depth, 0, next_a);
+  load(b, b_paired, depth, 0, next_b);
   for (int step = 0; step < steps; step++) {
     unsigned char* stage = static_cast<unsigned char*>(shared) + step % 2 * (4 * kPart);
     keep<A, false>(next_a, stage);
     keep<B, B::exact>(next_b, stage + 2 * kPart);
     __syncthreads();                               // the other stage was last read before the barrier of the step before
     if (step + 1 < steps) {
-      load(a, depth, step + 1, next_a);
-      load(b, depth, step + 1, next_b);
+      load(a, a_paired, depth, step + 1, next_a);
+      load(b, b_paired, depth, step + 1, next_b);
     }
     uint32_t from = shared_u32(stage);
-#pragma unroll
+#pragma unroll 1                                   // twice as many addresses would cost more registers than there are
     for (int k = 0; k < kDepth; k += 16) {
       uint32_t high[4], low[4], other[4];
       fragment<A, true>(high, from, a_line(), k);

@@ -29,6 +29,15 @@ template <class T> PTX void unpack_16(uint4 v, float (&to)[kLanes<T>]) {
 
 template <class T> PTX void load_16(const T* from, float (&to)[kLanes<T>]) { unpack_16<T>(*reinterpret_cast<const uint4*>(from), to); }
 
+// Two neighbours, of which the first is aligned to the size of both.
+template <class T> PTX bool aligned_pair(const T* p) { return uint64_t(p) % (2 * sizeof(T)) == 0; }
+PTX void load_pair(const float* from, float (&to)[2]) {
+  float2 v = *reinterpret_cast<const float2*>(from);
+  to[0] = v.x;
+  to[1] = v.y;
+}
+template <class T> PTX void load_pair(const T* from, float (&to)[2]) { unpack(*reinterpret_cast<const uint32_t*>(from), to, T{}); }
+
 template <class T> PTX void store_16(T* to, const float (&from)[kLanes<T>]) {
   constexpr int n = kLanes<T> / 4;
   *reinterpret_cast<uint4*>(to) = make_uint4(pack(from, T{}), pack(from + n, T{}), pack(from + 2 * n, T{}), pack(from + 3 * n, T{}));
