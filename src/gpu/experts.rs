@@ -66,10 +66,10 @@ pub unsafe fn up(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &ExpertsUp, 
 pub unsafe fn down(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &ExpertsDown, pairs: usize) -> Result<()> {
     let a = args;
     check(pairs, [a.width, a.expert_width, a.experts], &a.pairs)?;
-    let splits = splits::of(tile, &a.splits, pairs, a.width)?;
     if pairs == 0 {
         return Ok(());
     }
+    let splits = splits::of(tile, &a.splits, pairs, a.width)?;
     present(&[("hidden", a.hidden), ("out", a.out), ("fc2's weight", a.experts_weights.fc2_weight)])?;
     let tiles = pair_tiles(pairs, a.experts, a.shared_weights.fc2_weight != 0, a.width, tile.rows, tile.columns)?;
     let [experts, shared] = Mapped::second(&a.experts_weights, &a.shared_weights);
@@ -133,10 +133,10 @@ pub unsafe fn dinner(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &Experts
 pub unsafe fn dx(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &ExpertsDx, pairs: usize) -> Result<()> {
     let a = args;
     check(pairs, [a.width, a.expert_width, a.experts], &a.pairs)?;
-    let splits = splits::of(tile, &a.splits, pairs, a.width)?;
     if pairs == 0 {
         return Ok(());
     }
+    let splits = splits::of(tile, &a.splits, pairs, a.width)?;
     let (weights, shared) = (&a.experts_weights, &a.shared_weights);
     present(&[("dinner", a.dinner), ("dx", a.dx), ("fc1's weight", weights.fc1_weight)])?;
     let has_shared = shared.fc1_weight != 0;
