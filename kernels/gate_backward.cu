@@ -1,15 +1,19 @@
 // gate, backward: from dlogits [N, E] to dhidden [N, H], the gate's share of dx [N, D], and the gradients of its parameters.
 //
-// rows:    dhidden = dlogits fc2 * act'(hidden), dx = dhidden fc1; or dx = dlogits fc2 of a linear gate. A block takes 64 rows.
+// rows:    dhidden = dlogits fc2 * act'(hidden), dx = dhidden fc1; or dx = dlogits fc2 of a linear gate. A block takes 64 rows. Or joined:
+//          with parameters in bf16 or f16 and a hidden layer of at most 1152 a block takes 16 to 128 rows, so many that all multiprocessors
+//          have alike and that dhidden stays in shared memory; fc1 passes by it, 256 columns at once.
 // weights: dfc1 = dhidden^T x, dfc2 = dlogits^T act(hidden), or dlogits^T x; each bias's gradient is one more column, of ones.
 //          A block takes a tile of 64 x 64 sums over a split of the rows; the last of a tile's splits adds their parts in order.
 // With parameters in bf16 or f16 products run on tensor cores, of values cut into bf16 parts (lib/tile_split.cuh): gradients are f32, and
 // lose 2^-17 of themselves. In f32 they run in scalar multiply-adds (lib/tile.cuh).
-// Grid: any. Shared memory: 17 KiB, or 40 KiB. The same bits on every run, whatever the order of blocks. Launched by src/gpu/gate.rs.
+// Grid: any. Shared memory: 17 KiB in f32, else 96 KiB (rows) or 40 KiB (weights). The same bits on every run, whatever the order of blocks.
+// Launched by src/gpu/gate.rs.
 #include "args/gate.cuh"
 #include "lib/activation.cuh"
 #include "lib/grid.cuh"
 #include "lib/tile.cuh"
+#include "lib/tile_resident.cuh"
 #include "lib/tile_split.cuh"
 
 namespace gate_backward {
@@ -29,10 +33,8 @@ template <> struct Product<float> {
   template <class To> static PTX void each(const float (&sums)[4][4], To to) { tile::each(sums, to); }
 };
 
-template <class T> PTX void rows(const GateBackwardRows& p) {
+template <class T> PTX void rows_apart(const GateBackwardRows& p, void* shared) {
   using Way = Product<T>;
-  STATIC_SHARED(float4, shared, Way::kShared / 16);
-  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < p.tiles; i += int64_t(gridDim.x) * blockDim.x) p.counters[i] = 0;
   const T* fc1 = static_cast<const T*>(p.fc1_weight);
   const T* fc2 = static_cast<const T*>(p.fc2_weight);
   for (int64_t first = int64_t(blockIdx.x) * tile::kLines; first < p.rows; first += int64_t(gridDim.x) * tile::kLines) {
@@ -54,6 +56,77 @@ template <class T> PTX void rows(const GateBackwardRows& p) {
         if (row < p.rows && d < p.width) p.dx[row * p.width + d] = sum;
       });
     }
+  }
+}
+
+using tile_resident::Resident;
+constexpr int kWidest = Resident::kBytes / 64;   // the widest hidden layer of which 16 rows are resident
+static_assert(tile_split::kShared <= tile_wide::kShared && tile_mma::kShared <= tile_wide::kShared, "what stays apart needs less");
+
+// 8 rows of one column at a time.
+template <class T> PTX void fill(const GateBackwardRows& p, const Resident& to, int64_t first, int64_t end) {
+  DYNAMIC_SHARED(smem);
+  const T* fc2 = static_cast<const T*>(p.fc2_weight);
+  for (int item = threadIdx.x; item < to.depth * (to.lines / 8); item += tile::kThreads) {
+    int h = item % to.depth, line = item / to.depth * 8;
+    float hidden[8], sums[8];
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+      bool inside = first + line + i < end && h < p.hidden_width;
+      hidden[i] = inside ? p.hidden[(first + line + i) * p.hidden_width + h] : 0.0f;
+      sums[i] = 0.0f;
+    }
+    for (int e = 0; e < p.experts && h < p.hidden_width; e++) {
+      float w = to_float(fc2[int64_t(e) * p.hidden_width + h]);
+#pragma unroll
+      for (int i = 0; i < 8; i++)
+        if (first + line + i < end) sums[i] += p.dlogits[(first + line + i) * p.experts + e] * w;
+    }
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+      bool inside = first + line + i < end && h < p.hidden_width;
+      float d = inside ? sums[i] * activate(p.activation, hidden[i]).slope : 0.0f;
+      if (inside) p.dhidden[(first + line + i) * p.hidden_width + h] = d;
+      to.set(smem, line + i, h, d);
+    }
+  }
+}
+
+template <class T> PTX void rows_joined(const GateBackwardRows& p) {
+  int width = (p.hidden_width + 63) / 64 * 64, most = min(8, Resident::kBytes / (64 * width)), lane = threadIdx.x % 32;
+  int tiles = (p.rows - 1) / 16 + 1, turns = (tiles - 1) / (most * int(gridDim.x)) + 1, each = (tiles - 1) / (int(gridDim.x) * turns) + 1;
+  int down = (each + 1) / 2;
+  Resident dhidden{width, each * 16};
+  tile::Rows<T> fc1{static_cast<const T*>(p.fc1_weight), p.width, 0, p.hidden_width};
+  for (int64_t first = int64_t(blockIdx.x) * each * 16; first < p.rows; first += int64_t(gridDim.x) * each * 16) {
+    int64_t end = min(int64_t(p.rows), first + each * 16);
+    fill<T>(p, dhidden, first, end);
+    __syncthreads();                     // all of dhidden is there
+    for (int start = 0; start < p.width; start += Resident::kColumns) {
+      tile_wide::Sums sums;
+      tile_resident::multiply(dhidden, fc1, p.width, down, start, sums);
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        if (i >= down) continue;
+#pragma unroll
+        for (int v = 0; v < 32; v++) {
+          int64_t row = first + tile_wide::Sums::row(i) + lane / 4 + v / 2 % 2 * 8;
+          int64_t d = int64_t(start) + tile_wide::Sums::column(v / 8) + v / 4 % 2 * 8 + lane % 4 * 2 + v % 2;
+          if (row < end && d < p.width) p.dx[row * p.width + d] = sums.of[i][v / 8][v / 4 % 2][v % 4];
+        }
+      }
+    }
+  }
+}
+
+template <class T> PTX void rows(const GateBackwardRows& p) {
+  DYNAMIC_SHARED(smem);
+  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < p.tiles; i += int64_t(gridDim.x) * blockDim.x) p.counters[i] = 0;
+  if constexpr (sizeof(T) == 2) {
+    if (p.hidden_width > 0 && p.hidden_width <= kWidest) rows_joined<T>(p);
+    else rows_apart<T>(p, smem);
+  } else {
+    rows_apart<T>(p, smem);
   }
 }
 
@@ -163,8 +236,8 @@ template <class T> PTX void weights(const GateBackwardWeights& p) {
 }
 
 KERNEL(gate_backward_rows_f32, GateBackwardRows, 256, 2, gate_backward::rows<float>(p))
-KERNEL(gate_backward_rows_bf16, GateBackwardRows, 256, 2, gate_backward::rows<bf16>(p))
-KERNEL(gate_backward_rows_f16, GateBackwardRows, 256, 2, gate_backward::rows<f16>(p))
+KERNEL(gate_backward_rows_bf16, GateBackwardRows, 256, 1, gate_backward::rows<bf16>(p))
+KERNEL(gate_backward_rows_f16, GateBackwardRows, 256, 1, gate_backward::rows<f16>(p))
 KERNEL(gate_backward_weights_f32, GateBackwardWeights, 256, 2, gate_backward::weights<float>(p))
 KERNEL(gate_backward_weights_bf16, GateBackwardWeights, 256, 2, gate_backward::weights<bf16>(p))
 KERNEL(gate_backward_weights_f16, GateBackwardWeights, 256, 2, gate_backward::weights<f16>(p))

@@ -264,6 +264,9 @@ fn the_way_back_takes_any_size_and_any_number_of_splits() {
         (130, Some(70), 40, 600, Some(7)),
         (20, Some(8), 300, 33, Some(2)),
         (12, Some(9), 3, 1200, None),
+        (20, Some(1100), 5, 70, Some(2)),
+        (8, Some(1160), 3, 20, None),
+        (600, Some(130), 3, 50, None),
     ];
     for (turn, (width, hidden, experts, rows, splits)) in some_of(6, shapes.into_iter().enumerate()) {
         let mut layer = gated(width, hidden, experts, 1, rows, turn as u64);

@@ -13,11 +13,19 @@ use crate::error::{Error, Result, product};
 /// Rows and columns of a tile.
 const TILE: usize = 64;
 
-/// The least rows of a block of the forward pass in 16 bits, and the bytes of shared memory that its steps or its weights take.
+/// The least rows of a block in 16 bits, and the bytes of shared memory that kernels take which go by rows.
 const ROWS: u32 = 16;
 const SHARED: u32 = 98_304;
-/// Likewise in f32, of a [`TILE`].
+/// Likewise in f32, where a block has the rows of a [`TILE`].
 const SHARED_F32: u32 = 17_408;
+
+/// The shape of a kernel that goes by rows.
+fn by_rows(queue: &Queue<'_>, dtype: DType, rows: i32) -> Shape {
+    match dtype {
+        DType::F32 => Shape::blocks(queue.blocks((rows as u32).div_ceil(TILE as u32), 2)).shared(SHARED_F32),
+        _ => Shape::blocks(queue.blocks((rows as u32).div_ceil(ROWS), 1)).shared(SHARED),
+    }
+}
 
 /// hidden, logits, probabilities, chosen, and weights before capacity.
 ///
@@ -34,13 +42,8 @@ pub unsafe fn forward(queue: &Queue<'_>, dtype: DType, args: &GateForward) -> Re
     if args.hidden_width > 0 {
         present(&[("gate.fc1.weight", args.fc1_weight), ("the gate's hidden layer", args.hidden)])?;
     }
-    let rows = args.rows as u32;
-    let shape = match dtype {
-        DType::F32 => Shape::blocks(queue.blocks(rows.div_ceil(TILE as u32), 2)).shared(SHARED_F32),
-        _ => Shape::blocks(queue.blocks(rows.div_ceil(ROWS), 1)).shared(SHARED),
-    };
     // SAFETY: the caller's promise.
-    unsafe { queue.launch(&instance("gate_forward", dtype)?, shape, args) }
+    unsafe { queue.launch(&instance("gate_forward", dtype)?, by_rows(queue, dtype, args.rows), args) }
 }
 
 /// dhidden and the gate's share of dx, from the gradient on the logits.
@@ -57,9 +60,8 @@ pub unsafe fn backward_rows(queue: &Queue<'_>, dtype: DType, args: &GateBackward
     if args.tiles > 0 {
         present(&[("the gate's counters", args.counters)])?;
     }
-    let shape = Shape::blocks(queue.blocks((args.rows as u32).div_ceil(TILE as u32), 2));
     // SAFETY: the caller's promise.
-    unsafe { queue.launch(&instance("gate_backward_rows", dtype)?, shape, args) }
+    unsafe { queue.launch(&instance("gate_backward_rows", dtype)?, by_rows(queue, dtype, args.rows), args) }
 }
 
 /// How the gradients of a gate's parameters are cut into work.
