@@ -100,8 +100,7 @@ template <class T> PTX void rows_joined(const GateBackwardRows& p) {
   tile::Rows<T> fc1{static_cast<const T*>(p.fc1_weight), p.width, 0, p.hidden_width};
   for (int64_t first = int64_t(blockIdx.x) * each * 16; first < p.rows; first += int64_t(gridDim.x) * each * 16) {
     int64_t end = min(int64_t(p.rows), first + each * 16);
-    fill<T>(p, dhidden, first, end);
-    __syncthreads();                     // all of dhidden is there
+    fill<T>(p, dhidden, first, end);     // which all have done before the product's first step is read
     for (int start = 0; start < p.width; start += Resident::kColumns) {
       tile_wide::Sums sums;
       tile_resident::multiply(dhidden, fc1, p.width, down, start, sums);
