@@ -31,7 +31,7 @@ struct Pairs {
 
 // Of engine `wgmma` alone: boxes of 64 by 64 of its operands and of what its epilogue reads.
 struct ExpertMaps {
-  TensorMap pairs[2];              // [P, F]: hidden; or inner and glu; or dinner and dglu
+  TensorMap pairs[2];              // [P, F]: hidden; or inner and glu; or dinner and dglu; or weighted
   TensorMap experts[2];            // [E, out, in]: the weights, and glu's
   TensorMap shared[2];             // [1, out, in]
 };
@@ -56,6 +56,7 @@ struct alignas(64) ExpertsUp {
   int64_t x_stride;
   int width, expert_width, experts, activation;   // D, F, E
   int counters;                    // how many
+  int folded;                      // whether hidden is times the pair's weight: relu alone
   ExpertMaps maps;
 };
 
@@ -67,6 +68,7 @@ struct alignas(64) ExpertsDown {
   void* out;                       // [P, D] T
   Splits splits;
   int width, expert_width, experts;
+  int folded;                      // whether hidden is times the pair's weight, and out is to be
   ExpertMaps maps;
 };
 
@@ -79,12 +81,13 @@ struct alignas(64) ExpertsDinner {
   const void* glu;                 // [P, F] T, or none
   void* dinner;                    // [P, F] T
   void* dglu;                      // [P, F] T, or none
-  void* weighted;                  // [P, F] T: weight * hidden
+  void* weighted;                  // [P, F] T: weight * hidden; none where inner holds it, folded
   float* dweight_parts;            // [P, parts]: <dhidden, hidden> over each tile of columns; parts = ceil(F / columns of a tile)
   int* arrived;                    // the counters of a split `dx` that follows: set to 0
   int64_t dy_stride;
   int width, expert_width, experts, activation, parts;
   int counters;                    // how many
+  int folded;                      // whether inner holds weight * hidden
   ExpertMaps maps;
 };
 
@@ -109,6 +112,7 @@ struct alignas(64) ExpertsDfc1 {
   ExpertGradients experts_gradients, shared_gradients;
   int64_t x_stride;
   int width, expert_width, experts, gradient_f32, accumulate, has_shared;
+  ExpertMaps maps;
 };
 
 // dfc2 [D, F] = dy[row]^T weighted, and its bias's gradient, the sum of weight * dy[row].
@@ -119,4 +123,5 @@ struct alignas(64) ExpertsDfc2 {
   ExpertGradients experts_gradients, shared_gradients;
   int64_t dy_stride;
   int width, expert_width, experts, gradient_f32, accumulate, has_shared;
+  ExpertMaps maps;
 };

@@ -5,16 +5,17 @@
 // dinner: dhidden = dy[row] fc2; hidden and both slopes come from the saved inner (and glu). With a pair's weight w:
 //   dinner = w dhidden act'(inner); gated: dinner = w dhidden act(glu), dglu = w dhidden inner act'(glu); weighted = w hidden;
 //   <dhidden, hidden> over a tile's columns is that tile's part of the gradient on w.
+//   Folded (see forward.cuh): inner is w hidden, which stands for weighted too.
 // dx: dinner fc1 (+ dglu glu), K running on over both.
 namespace experts {
 template <class T, class Tile> struct Dinner : OfPairs<ExpertsDinner, Tile> {
-  using OfPairs<ExpertsDinner, Tile>::p, OfPairs<ExpertsDinner, Tile>::tile, OfPairs<ExpertsDinner, Tile>::left;
+  using OfPairs<ExpertsDinner, Tile>::p, OfPairs<ExpertsDinner, Tile>::tile;
+  struct Columns { int left; int64_t at; };
   struct Fetched { float4 extra[2]; float weight; };             // inner, glu
   struct Element { float hidden, dinner, dglu; };
   static constexpr bool kParts = true;
   Operand<T, Tile::kRows, Tile::kLoaders, true, true> a;
   Operand<T, Tile::kColumns, Tile::kLoaders, false, false> b;
-  int64_t at;
 
   PTX explicit Dinner(const ExpertsDinner& p) : OfPairs<ExpertsDinner, Tile>(p) {}
   PTX bool find(int number) { return this->find_pairs(number, p.expert_width, Tile::kColumns, p.width, 1); }
@@ -24,17 +25,16 @@ template <class T, class Tile> struct Dinner : OfPairs<ExpertsDinner, Tile> {
     const T* fc2 = of_expert<const T>(p.experts_weights.fc2_weight, p.shared_weights.fc2_weight, tile.expert, p.experts, int64_t(p.width) * f);
     b = {fc2 + tile.column, nullptr, f, p.width, f - tile.column, nullptr, 0};
   }
-  PTX void begin_rows(int column) {
+  PTX Columns columns(int column) const {
     column += tile.column;
-    left = p.expert_width - column;
-    at = int64_t(tile.pair) * p.expert_width + column;
+    return {p.expert_width - column, int64_t(tile.pair) * p.expert_width + column};
   }
   PTX int extras() const { return p.glu ? 2 : 1; }
   PTX void fetch_weight(int row, Fetched& f) const { f.weight = p.pairs.pair_weight[tile.pair + row]; }
-  PTX void fetch(int row, Fetched& f) const {
-    const int64_t from = at + int64_t(row) * p.expert_width;
-    f.extra[0] = load_row(static_cast<const T*>(p.inner) + from, left);
-    f.extra[1] = load_or_zeros(static_cast<const T*>(p.glu), from, left);
+  PTX void fetch(const Columns& c, int row, Fetched& f) const {
+    const int64_t from = c.at + int64_t(row) * p.expert_width;
+    f.extra[0] = load_row(static_cast<const T*>(p.inner) + from, c.left);
+    f.extra[1] = load_or_zeros(static_cast<const T*>(p.glu), from, c.left);
     fetch_weight(row, f);
   }
   PTX Element element(float dhidden, float inner, float glu) const {
@@ -42,30 +42,33 @@ template <class T, class Tile> struct Dinner : OfPairs<ExpertsDinner, Tile> {
       const Activated g = activate(p.activation, glu);
       return {inner * g.value, dhidden * g.value, dhidden * inner * g.slope};
     }
+    // Folded, inner is the weighted hidden; its sign is the slope of relu.
     const Activated v = activate(p.activation, inner);
     return {v.value, dhidden * v.slope, 0};
   }
-  PTX float finish(int row, const float* first, const float*, const Fetched& f) const {
+  PTX float finish(const Columns& c, int row, const float* first, const float*, const Fetched& f) const {
     const float4 dhidden = load_four(first), inner = f.extra[0], glu = f.extra[1];
     const Element x = element(dhidden.x, inner.x, glu.x), y = element(dhidden.y, inner.y, glu.y);
     const Element z = element(dhidden.z, inner.z, glu.z), w = element(dhidden.w, inner.w, glu.w);
     const float4 hidden = {x.hidden, y.hidden, z.hidden, w.hidden};
-    const int64_t to = at + int64_t(row) * p.expert_width;
-    store_row(static_cast<T*>(p.dinner) + to, left, f.weight * float4{x.dinner, y.dinner, z.dinner, w.dinner});
-    if (p.glu) store_row(static_cast<T*>(p.dglu) + to, left, f.weight * float4{x.dglu, y.dglu, z.dglu, w.dglu});
-    store_row(static_cast<T*>(p.weighted) + to, left, f.weight * hidden);
-    return sum(dhidden * hidden);                // beyond the columns are zeros
+    const int64_t to = c.at + int64_t(row) * p.expert_width;
+    store_row(static_cast<T*>(p.dinner) + to, c.left, f.weight * float4{x.dinner, y.dinner, z.dinner, w.dinner});
+    if (p.glu) store_row(static_cast<T*>(p.dglu) + to, c.left, f.weight * float4{x.dglu, y.dglu, z.dglu, w.dglu});
+    if (p.weighted) store_row(static_cast<T*>(p.weighted) + to, c.left, f.weight * hidden);
+    const float part = sum(dhidden * hidden);    // beyond the columns are zeros
+    // A weight of 0 has left nothing of hidden; nor does its gradient go on through the softmax, which multiplies by it.
+    return !p.folded ? part : f.weight > 0 ? part / f.weight : 0;
   }
   PTX void put_part(int row, float part) const { p.dweight_parts[int64_t(tile.pair + row) * p.parts + tile.column / Tile::kColumns] = part; }
 };
 
 template <class T, class Tile> struct Dx : OfPairs<ExpertsDx, Tile> {
   static constexpr bool kAMapped = true, kCut = Tile::kRows < 128;
-  using OfPairs<ExpertsDx, Tile>::p, OfPairs<ExpertsDx, Tile>::tile, OfPairs<ExpertsDx, Tile>::left;
+  using OfPairs<ExpertsDx, Tile>::p, OfPairs<ExpertsDx, Tile>::tile;
+  struct Columns { int left; T* dx; };
   using Fetched = Nothing;
   Operand<T, Tile::kRows, Tile::kLoaders, true, false> a;
   Operand<T, Tile::kColumns, Tile::kLoaders, false, false> b;
-  T* dx;
 
   PTX explicit Dx(const ExpertsDx& p) : OfPairs<ExpertsDx, Tile>(p) {}
   PTX bool find(int number) { return this->find_pairs(number, p.width, Tile::kColumns, p.expert_width, p.dglu ? 2 : 1); }
@@ -82,14 +85,13 @@ template <class T, class Tile> struct Dx : OfPairs<ExpertsDx, Tile> {
     const T* glu = gated ? weights(w.glu_weight, s.glu_weight) : nullptr;
     b = {weights(w.fc1_weight, s.fc1_weight), glu, p.width, f, p.width - tile.column, nullptr, 0};
   }
-  PTX void begin_rows(int column) {
+  PTX Columns columns(int column) const {
     column += tile.column;
-    left = p.width - column;
-    dx = static_cast<T*>(p.dx) + int64_t(tile.pair) * p.width + column;
+    return {p.width - column, static_cast<T*>(p.dx) + int64_t(tile.pair) * p.width + column};
   }
-  PTX void fetch(int, Fetched&) const {}
-  PTX float finish(int row, const float* first, const float*, const Fetched&) const {
-    store_row(dx + int64_t(row) * p.width, left, load_four(first));
+  PTX void fetch(const Columns&, int, Fetched&) const {}
+  PTX float finish(const Columns& c, int row, const float* first, const float*, const Fetched&) const {
+    store_row(c.dx + int64_t(row) * p.width, c.left, load_four(first));
     return 0;
   }
 };

@@ -2,8 +2,8 @@
 #include "experts/ring.cuh"
 #include "experts/schedule.cuh"
 
-// The warpgroup that fills the ring. What is gathered, or ends with an expert's pairs, comes by cp.async of all its threads; the rest by
-// tensor maps, in boxes of 64 by 64 that its first thread asks for. Both write what wgmma reads: K-major as blocks of 64 of the product's
+// The warpgroup that fills the ring. What is gathered, or a step that ends with an expert's pairs, comes by cp.async of all its threads;
+// the rest by tensor maps, in boxes of 64 by 64 that its first thread asks for. Both write what wgmma reads: K-major as blocks of 64 of the product's
 // rows or columns, MN-major as blocks of 64 of them by 64 of K.
 namespace experts {
 // How many steps may be on their way by cp.async before the oldest is waited for.
@@ -21,23 +21,27 @@ template <class T, class Job> struct Fill {
 
   PTX explicit Fill(const Stages& ring) : ring(ring) {}
 
-  // Boxes of one operand from (mn, k) on, each `mn + 64 i`; from `second` on those of the other map, from mn on again.
-  template <bool KMajor> PTX static void boxes(uint32_t to, const TensorMap* map, const TensorMap* other, int count, int second, int mn, int k, int z, uint32_t bar) {
+  template <bool KMajor> PTX static void boxes(uint32_t to, const From& from, int count, uint32_t bar) {
+#pragma unroll
     for (int i = 0; i < count; i++) {
-      const int at = mn + (i < second ? i : i - second) * 64;
-      tma_load_3d(to + i * kBox, i < second ? map : other, KMajor ? k : at, KMajor ? at : k, z, bar);
+      const int mn = from.mn + i * 64;
+      tma_load_3d(to + i * kBox, from.map, KMajor ? from.k : mn, KMajor ? mn : from.k, from.z, bar);
     }
   }
 
-  PTX void map_operands(const Job& job, int k, bool second) {
+  // The operands that maps bring. `whole`: also those whose last step ends within.
+  PTX void map_operands(const Job& job, int k, bool second, bool whole) {
     constexpr int a = kAMapped ? Tile::kRows / 64 : 0, b = kBMapped ? Tile::kColumns / 64 : 0;
-    const uint32_t to = ring.stage(step), bar = ring.full(step);
-    mbarrier_arrive_expect_tx(bar, (a + b) * kBox);
-    if constexpr (kAMapped) boxes<true>(to, &job.p.maps.pairs[second], nullptr, a, a, job.tile.pair, k, 0, bar);
-    if constexpr (kBMapped) {
-      const TensorMap* const maps = job.routed() ? job.p.maps.experts : job.p.maps.shared;
-      boxes<decltype(Job::b)::k_major>(to + Tile::kRows * 128, &maps[second], &maps[1], b, Job::kSplit ? b / 2 : b, job.tile.column, k,
-                                       job.routed() ? job.tile.expert : 0, bar);
+    constexpr bool a_k_major = decltype(Job::a)::k_major, b_k_major = decltype(Job::b)::k_major;
+    const uint32_t to = ring.stage(step), b_to = to + Tile::kRows * 128, bar = ring.full(step);
+    mbarrier_arrive_expect_tx(bar, whole ? (a + b) * kBox : 0);
+    if (!whole) return;
+    if constexpr (kAMapped) boxes<a_k_major>(to, job.a_from(k, second), a, bar);
+    if constexpr (kBMapped && Job::kSplit) {
+      boxes<b_k_major>(b_to, job.b_from(k, false), b / 2, bar);
+      boxes<b_k_major>(b_to + b / 2 * kBox, job.b_from(k, true), b / 2, bar);
+    } else if constexpr (kBMapped) {
+      boxes<b_k_major>(b_to, job.b_from(k, second), b, bar);
     }
   }
   // Step number `number` of what the epilogue reads: see Multiply::extra.
@@ -63,22 +67,23 @@ template <class T, class Job> struct Fill {
     const int extra = ceil_div(job.extras() * 2 * Tile::kColumns / 64, Stages::kBoxes);
     if constexpr (kCopies) {
       job.open();
-      if constexpr (!kAMapped) job.a.begin();
-      if constexpr (!kBMapped) job.b.begin();
+      if constexpr (!kAMapped || Job::kTails) job.a.begin();
+      if constexpr (!kBMapped || Job::kTails) job.b.begin();
     }
     for (int i = 0; i < steps + extra; i++, step++) {
       const bool second = i >= once;
       const int k = (second ? i - once : i) * kStep<T>;
+      const bool whole = !Job::kTails || k + kStep<T> <= job.depth;
       ring.wait_empty(step);
       if (threadIdx.x == 0) {
-        if (i < steps) map_operands(job, k, second);
+        if (i < steps) map_operands(job, k, second, whole);
         else map_extras(job, i - steps);
       }
       if constexpr (kCopies) {
         const uint32_t to = ring.stage(step);
         if (i < steps) {
-          if constexpr (!kAMapped) job.a.load(to, k, second);
-          if constexpr (!kBMapped) job.b.load(to + Tile::kRows * 128, k, second);
+          if (!kAMapped || (Job::kTails && !whole)) job.a.load(to, k, second);
+          if (!kBMapped || (Job::kTails && !whole)) job.b.load(to + Tile::kRows * 128, k, second);
         }
         cp_async_commit();
         if (step >= kLag) {

@@ -4,16 +4,16 @@
 
 // up: inner = x[row] fc1^T + b, hidden = act(inner); gated: also glu = x[row] glu^T + c, hidden = inner act(glu).
 // down: out = hidden fc2^T + b.
+// Folded (relu alone): hidden and out are times the pair's weight, so that hidden, kept, is all that backward needs of inner.
 namespace experts {
 template <class T, class Tile, bool Gated> struct UpOf : OfPairs<ExpertsUp, Tile> {
-  using OfPairs<ExpertsUp, Tile>::p, OfPairs<ExpertsUp, Tile>::tile, OfPairs<ExpertsUp, Tile>::left;
-  using Fetched = Nothing;
+  using OfPairs<ExpertsUp, Tile>::p, OfPairs<ExpertsUp, Tile>::tile;
+  struct Columns { int left; int64_t at; float4 bias, glu_bias; };
+  struct Fetched { float weight; };                              // folded
   static constexpr int kColumns = Gated ? Tile::kColumns / 2 : Tile::kColumns;     // gated: so many of fc1, and the same of glu
   static constexpr bool kSplit = Gated;
   Operand<T, Tile::kRows, Tile::kLoaders, true, true> a;
   Operand<T, Tile::kColumns, Tile::kLoaders, true, false, Gated> b;
-  int64_t at;
-  float4 bias, glu_bias;
 
   PTX explicit UpOf(const ExpertsUp& p) : OfPairs<ExpertsUp, Tile>(p) {}
   PTX bool find(int number) { return this->find_pairs(number, p.expert_width, kColumns, p.width, 1); }
@@ -27,33 +27,35 @@ template <class T, class Tile, bool Gated> struct UpOf : OfPairs<ExpertsUp, Tile
     const T* glu = Gated ? weights(w.glu_weight, s.glu_weight, size) + before : nullptr;
     b = {weights(w.fc1_weight, s.fc1_weight, size) + before, glu, p.width, p.expert_width - tile.column, p.width, nullptr, 0};
   }
-  PTX void begin_rows(int column) {
+  PTX Columns columns(int column) const {
     const ExpertWeights &w = p.experts_weights, &s = p.shared_weights;
     column += tile.column;
-    left = p.expert_width - column;
-    at = int64_t(tile.pair) * p.expert_width + column;
-    bias = load_or_zeros(weights(w.fc1_bias, s.fc1_bias, p.expert_width), column, left);
-    if (Gated) glu_bias = load_or_zeros(weights(w.glu_bias, s.glu_bias, p.expert_width), column, left);
+    Columns c{p.expert_width - column, int64_t(tile.pair) * p.expert_width + column, {}, {}};
+    c.bias = load_or_zeros(weights(w.fc1_bias, s.fc1_bias, p.expert_width), column, c.left);
+    if (Gated) c.glu_bias = load_or_zeros(weights(w.glu_bias, s.glu_bias, p.expert_width), column, c.left);
+    return c;
   }
-  PTX void fetch(int, Fetched&) const {}
+  PTX void fetch(const Columns&, int row, Fetched& f) const {
+    if (p.folded) f.weight = p.pairs.pair_weight[tile.pair + row];
+  }
   PTX float4 act(float4 v) const {
     const int n = p.activation;
     return {activate(n, v.x).value, activate(n, v.y).value, activate(n, v.z).value, activate(n, v.w).value};
   }
   // `second` has glu's columns, in gated experts.
-  PTX float finish(int row, const float* first, const float* second, const Fetched&) const {
-    const int64_t to = at + int64_t(row) * p.expert_width;
-    const float4 inner = load_four(first) + bias;
+  PTX float finish(const Columns& c, int row, const float* first, const float* second, const Fetched& f) const {
+    const int64_t to = c.at + int64_t(row) * p.expert_width;
+    const float4 inner = load_four(first) + c.bias;
     float4 hidden;
     if (Gated) {
-      const float4 glu = load_four(second) + glu_bias;
-      if (p.glu) store_row(static_cast<T*>(p.glu) + to, left, glu);
+      const float4 glu = load_four(second) + c.glu_bias;
+      if (p.glu) store_row(static_cast<T*>(p.glu) + to, c.left, glu);
       hidden = inner * act(glu);
     } else {
       hidden = act(inner);
     }
-    if (p.inner) store_row(static_cast<T*>(p.inner) + to, left, inner);
-    store_row(static_cast<T*>(p.hidden) + to, left, hidden);
+    if (p.inner) store_row(static_cast<T*>(p.inner) + to, c.left, inner);
+    store_row(static_cast<T*>(p.hidden) + to, c.left, p.folded ? f.weight * hidden : hidden);
     return 0;
   }
 };
@@ -63,12 +65,11 @@ template <class T, class Tile> using UpGated = UpOf<T, Tile, true>;
 
 template <class T, class Tile> struct Down : OfPairs<ExpertsDown, Tile> {
   static constexpr bool kAMapped = true, kCut = Tile::kRows < 128;
-  using OfPairs<ExpertsDown, Tile>::p, OfPairs<ExpertsDown, Tile>::tile, OfPairs<ExpertsDown, Tile>::left;
-  using Fetched = Nothing;
+  using OfPairs<ExpertsDown, Tile>::p, OfPairs<ExpertsDown, Tile>::tile;
+  struct Columns { int left; T* out; float4 bias; };
+  struct Fetched { float weight; };                              // folded
   Operand<T, Tile::kRows, Tile::kLoaders, true, false> a;
   Operand<T, Tile::kColumns, Tile::kLoaders, true, false> b;
-  T* out;
-  float4 bias;
 
   PTX explicit Down(const ExpertsDown& p) : OfPairs<ExpertsDown, Tile>(p) {}
   PTX bool find(int number) { return this->find_pairs(number, p.width, Tile::kColumns, p.expert_width, 1); }
@@ -79,15 +80,15 @@ template <class T, class Tile> struct Down : OfPairs<ExpertsDown, Tile> {
     const T* fc2 = of_expert<const T>(p.experts_weights.fc2_weight, p.shared_weights.fc2_weight, tile.expert, p.experts, int64_t(p.width) * f);
     b = {fc2 + int64_t(tile.column) * f, nullptr, f, p.width - tile.column, f, nullptr, 0};
   }
-  PTX void begin_rows(int column) {
+  PTX Columns columns(int column) const {
     column += tile.column;
-    left = p.width - column;
-    out = static_cast<T*>(p.out) + int64_t(tile.pair) * p.width + column;
-    bias = load_or_zeros(of_expert<const T>(p.experts_weights.fc2_bias, p.shared_weights.fc2_bias, tile.expert, p.experts, p.width), column, left);
+    Columns c{p.width - column, static_cast<T*>(p.out) + int64_t(tile.pair) * p.width + column, {}};
+    c.bias = load_or_zeros(of_expert<const T>(p.experts_weights.fc2_bias, p.shared_weights.fc2_bias, tile.expert, p.experts, p.width), column, c.left);
+    return c;
   }
-  PTX void fetch(int, Fetched&) const {}
-  PTX float finish(int row, const float* first, const float*, const Fetched&) const {
-    store_row(out + int64_t(row) * p.width, left, load_four(first) + bias);
+  PTX void fetch(const Columns&, int row, Fetched& f) const { f.weight = p.folded ? p.pairs.pair_weight[tile.pair + row] : 1.0f; }
+  PTX float finish(const Columns& c, int row, const float* first, const float*, const Fetched& f) const {
+    store_row(c.out + int64_t(row) * p.width, c.left, load_four(first) + f.weight * c.bias);
     return 0;
   }
 };

@@ -19,15 +19,14 @@ template <class T, class Tile, class Arguments> struct OfWeight {
   using Args = Arguments;
   struct Fetched { float4 before; };
   using Blocks = Tile;
-  static constexpr bool kSums = true, kParts = false, kSplit = false, kCut = false, kAMapped = false, kBMapped = false;
+  static constexpr bool kSums = true, kParts = false, kSplit = false, kCut = false, kFetches = true, kTails = true;
+  struct Columns { int left; int64_t at; };
   static constexpr int kColumns = Tile::kColumns;
   const Args& p;
   WeightTile tile;
   int pair;                                      // the expert's first
   int rows, depth, segments;
   bool sums_first;                               // whether the first operand's sums, the bias's gradient, are taken along
-  int left;                                      // columns from this thread's first to the end of the gradient
-  int64_t at, bias_at;                           // this thread's first element
 
   PTX explicit OfWeight(const Args& p) : p(p) {}
   PTX bool find_weight(int number, int maps) {
@@ -53,27 +52,30 @@ template <class T, class Tile, class Arguments> struct OfWeight {
     if (p.gradient_f32) return store_row(static_cast<float*>(to) + offset, count, v);
     store_row(static_cast<T*>(to) + offset, count, v);
   }
-  PTX void begin_rows(int column) {
-    left = columns_of(p) - tile.column - column;
-    bias_at = int64_t(routed() ? tile.expert : 0) * rows_of(p) + tile.row;
-    at = bias_at * columns_of(p) + tile.column + column;
+  PTX int64_t first_row() const { return int64_t(routed() ? tile.expert : 0) * rows_of(p) + tile.row; }
+  PTX Columns columns(int column) const {
+    column += tile.column;
+    return {columns_of(p) - column, first_row() * columns_of(p) + column};
   }
-  PTX void fetch(int row, Fetched& f) const { f.before = before(weight(), at + int64_t(row) * columns_of(p), left); }
-  PTX float finish(int row, const float* first, const float*, const Fetched& f) const {
-    write(weight(), at + int64_t(row) * columns_of(p), left, load_four(first) + f.before);
+  PTX void fetch(const Columns& c, int row, Fetched& f) const { f.before = before(weight(), c.at + int64_t(row) * columns_of(p), c.left); }
+  PTX float finish(const Columns& c, int row, const float* first, const float*, const Fetched& f) const {
+    write(weight(), c.at + int64_t(row) * columns_of(p), c.left, load_four(first) + f.before);
     return 0;
   }
   PTX void finish_sum(int row, float total) const {
-    if (row < rows) write(bias(), bias_at + row, 1, before(bias(), bias_at + row, 1) + float4{total, 0, 0, 0});
+    const int64_t at = first_row() + row;
+    if (row < rows) write(bias(), at, 1, before(bias(), at, 1) + float4{total, 0, 0, 0});
   }
 };
 
 template <class T, class Tile> struct Dfc1 : OfWeight<T, Tile, ExpertsDfc1> {
+  static constexpr bool kAMapped = true, kBMapped = false;
   Operand<T, Tile::kRows, Tile::kLoaders, false, false> a;
   Operand<T, Tile::kColumns, Tile::kLoaders, false, true> b;
 
   PTX explicit Dfc1(const ExpertsDfc1& p) : OfWeight<T, Tile, ExpertsDfc1>(p) {}
   PTX static const float* sum_weight() { return nullptr; }
+  PTX From a_from(int k, bool) const { return {&this->p.maps.pairs[this->tile.map], this->tile.row, this->pair + k, 0}; }
   PTX bool find(int number) { return this->find_weight(number, this->p.dglu ? 2 : 1); }
   PTX void open() {
     const ExpertsDfc1& p = this->p;
@@ -86,11 +88,13 @@ template <class T, class Tile> struct Dfc1 : OfWeight<T, Tile, ExpertsDfc1> {
 };
 
 template <class T, class Tile> struct Dfc2 : OfWeight<T, Tile, ExpertsDfc2> {
+  static constexpr bool kAMapped = false, kBMapped = true;
   Operand<T, Tile::kRows, Tile::kLoaders, false, true> a;
   Operand<T, Tile::kColumns, Tile::kLoaders, false, false> b;
 
   PTX explicit Dfc2(const ExpertsDfc2& p) : OfWeight<T, Tile, ExpertsDfc2>(p) {}
   PTX const float* sum_weight() const { return this->p.pairs.pair_weight + this->pair; }
+  PTX From b_from(int k, bool) const { return {&this->p.maps.pairs[0], this->tile.column, this->pair + k, 0}; }
   PTX bool find(int number) { return this->find_weight(number, 1); }
   PTX void open() {
     const ExpertsDfc2& p = this->p;

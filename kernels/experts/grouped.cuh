@@ -68,9 +68,9 @@ template <class Engine, class Job> PTX void grouped(const typename Job::Args& p)
     constexpr int Lanes = Job::kColumns / 4, Pass = kThreads / Lanes;      // lanes of a row, rows of a pass
     const int first = threadIdx.x / Lanes, column = threadIdx.x % Lanes * 4;
     job.find(unit / splits);                     // once more, rather than kept in registers all along the product
-    job.begin_rows(column);
+    const auto columns = job.columns(column);
     if constexpr (Job::kCut)
-      if (splits > 1 && !add_parts<Block, Pass>(job, unit / splits, unit % splits, staged, first, column)) continue;
+      if (splits > 1 && !add_parts<Block, Pass>(job, unit / splits, unit % splits, staged, first, column, columns.left)) continue;
     if constexpr (Job::kSums)
       if (job.sums_first && threadIdx.x < kSummed) job.finish_sum(threadIdx.x, sums.total(staged + Block::kFinished / 4));
     typename Job::Fetched next{}, second{}, third{}, fourth{};             // what the coming rows need, on its way
@@ -78,7 +78,7 @@ template <class Engine, class Job> PTX void grouped(const typename Job::Args& p)
     for (int row = first - 4 * Pass; row < job.rows; row += Pass) {
       if (row >= first) {
         const float* const at = staged + row * Block::kStride + column;
-        const float part = job.finish(row, at, at + Job::kColumns, next);
+        const float part = job.finish(columns, row, at, at + Job::kColumns, next);
         if constexpr (Job::kParts) {
           static_assert(Lanes == 32, "a warp has a whole row");
           const float whole = warp_sum(part);
@@ -86,7 +86,7 @@ template <class Engine, class Job> PTX void grouped(const typename Job::Args& p)
         }
       }
       next = second, second = third, third = fourth;
-      if (row + 4 * Pass < job.rows) job.fetch(row + 4 * Pass, fourth);
+      if (row + 4 * Pass < job.rows) job.fetch(columns, row + 4 * Pass, fourth);
     }
     __syncthreads();                             // before the next tile's first steps overwrite this one
   }

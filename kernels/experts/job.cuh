@@ -5,24 +5,28 @@
 // A job is one of the products, as an engine sees it:
 //   find(number)        whether there is a tile of that number; then `rows`, and K's `depth`, once or (`segments`) twice over it
 //   open()              sets the operands `a` and `b`
-//   begin_rows(column)  before the rows, from the product's column number `column` of the tile on, four of them
-//   fetch, finish       what a row needs from memory, on its way ahead; and what becomes of a row. Returns its part of a sum (kParts)
+//   columns(column)     what all rows need of the four columns from the tile's number `column` on
+//   fetch, finish       what a row needs from memory (kFetches: read it ahead), and what becomes of a row; its part of a sum (kParts)
 //   put_part            the sum of those over the tile's columns
 // and, for those that sum their first operand along K (kSums), `sums_first`, `sum_weight` and `finish_sum`. kSplit: the product's columns
-// are of two matrices, half of each. kCut: blocks may split K's steps of a tile among them, `splits` of them. kAMapped, kBMapped: engine `wgmma` brings that operand by its tensor map.
+// are of two matrices, half of each. kCut: blocks may split K's steps of a tile among them, `splits` of them. Engine `wgmma` brings operand
+// a or b by a tensor map (kAMapped, kBMapped), from where a_from or b_from says; kTails: but for a last step that ends within.
 namespace experts {
 struct Nothing {};
+
+// Where boxes of an operand begin: of which map, at which of the product's rows or columns, of K and of the matrices.
+struct From { const TensorMap* map; int mn, k, z; };
 
 // What the jobs of a tile of pairs have in common.
 template <class Arguments, class Tile> struct OfPairs {
   using Args = Arguments;
   using Blocks = Tile;
-  static constexpr bool kSums = false, kParts = false, kSplit = false, kCut = false, kAMapped = false, kBMapped = true;
+  static constexpr bool kSums = false, kParts = false, kSplit = false, kCut = false, kFetches = false;
+  static constexpr bool kAMapped = false, kBMapped = true, kTails = false;
   static constexpr int kColumns = Tile::kColumns;
   const Args& p;
   PairTile tile;
   int rows, depth, segments;
-  int left;                                      // columns from this thread's first to the end of the product
 
   PTX explicit OfPairs(const Args& p) : p(p) {}
   PTX bool find_pairs(int number, int columns, int tile_columns, int depth_, int segments_) {
@@ -33,5 +37,10 @@ template <class Arguments, class Tile> struct OfPairs {
   PTX bool routed() const { return tile.expert < p.experts; }
   PTX static int extras() { return 0; }
   PTX static int splits() { return 1; }
+  PTX From a_from(int k, bool second) const { return {&p.maps.pairs[second], tile.pair, k, 0}; }
+  PTX From b_from(int k, bool second) const {
+    if (routed()) return {&p.maps.experts[second], tile.column, k, tile.expert};
+    return {&p.maps.shared[second], tile.column, k, 0};
+  }
 };
 }

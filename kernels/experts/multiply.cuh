@@ -114,32 +114,60 @@ template <class T, class Job> struct Multiply {
   PTX static int begun(int extras, int columns) { return ceil_div(columns / 64 * extras * 2, Stages::kBoxes); }
   PTX static int ended(int extras, int columns) { return columns == Tile::kColumns ? begun(extras, columns) : columns / 64 * extras * 2 / Stages::kBoxes; }
 
-  PTX void finish(Job& job, const float (&acc)[Tile::kColumns / 2]) {
+  PTX static int row_of() { return threadIdx.x % 32 / kLanes; }
+  PTX static int column_of() { return threadIdx.x % kLanes * 4; }
+
+  // What the epilogue reads from memory, on its way while the columns before are finished.
+  struct Ahead {
+    typename Job::Columns columns;
+    typename Job::Fetched rows[Job::kFetches ? 16 / kPass : 1];
+  };
+  PTX Ahead ahead(const Job& job, int column) const {
+    Ahead to{job.columns(column + column_of()), {}};
+    if constexpr (Job::kFetches) {
+#pragma unroll
+      for (int i = 0; i < 16 / kPass; i++) {
+        const int row = half * 64 + warp_row() + row_of() + i * kPass;
+        if (row < job.rows) job.fetch(to.columns, row, to.rows[i]);
+      }
+    }
+    return to;
+  }
+
+  PTX void finish(const Job& job, const float (&acc)[Tile::kColumns / 2], Ahead next) {
     const int lane = threadIdx.x % 32, first = half * 64 + warp_row(), extras = job.extras();
-    const int row_of = lane / kLanes, column_of = lane % kLanes * 4;
     int waited = 0, released = 0;
 #pragma unroll
     for (int c = 0; c < Job::kColumns / kAcross; c++) {
-      const int column = c * kAcross + column_of;
+      const Ahead now = next;
+      if ((c + 1) * kAcross < Job::kColumns) next = ahead(job, (c + 1) * kAcross);
       put(acc, c * kAcross / 2);
-      job.begin_rows(column);
       if constexpr (Job::kParts)
         for (; waited < begun(extras, (c * kAcross / 64 + 1) * 64); waited++) ring.wait_full(step + waited);
-#pragma unroll 1
-      for (int r = row_of; r < 16 && first + r < job.rows; r += kPass) {
-        const float* const at = piece + r * kPieceStride + column_of;
-        typename Job::Fetched f{};
-        if constexpr (Job::kParts) {
-          f.extra[0] = extra(extras, 0, warp_row() + r, column);
-          if (extras > 1) f.extra[1] = extra(extras, 1, warp_row() + r, column);
-          job.fetch_weight(first + r, f);
-        } else {
-          job.fetch(first + r, f);
-        }
-        const float part = job.finish(first + r, at, at + kAcross, f);
+      auto take = [&](int r, const typename Job::Fetched& f) {
+        const float* const at = piece + r * kPieceStride + column_of();
+        const float part = job.finish(now.columns, first + r, at, at + kAcross, f);
         if constexpr (Job::kParts) {
           float* const whole = piece + r * kPieceStride + 32 + lane % kLanes;   // beside the columns: a share a lane
           *whole = c == 0 ? part : *whole + part;
+        }
+      };
+      if constexpr (Job::kFetches) {
+#pragma unroll
+        for (int i = 0; i < 16 / kPass; i++)
+          if (first + row_of() + i * kPass < job.rows) take(row_of() + i * kPass, now.rows[i]);
+      } else {
+#pragma unroll 1
+        for (int r = row_of(); r < 16 && first + r < job.rows; r += kPass) {
+          typename Job::Fetched f{};
+          if constexpr (Job::kParts) {
+            f.extra[0] = extra(extras, 0, warp_row() + r, c * kAcross + column_of());
+            if (extras > 1) f.extra[1] = extra(extras, 1, warp_row() + r, c * kAcross + column_of());
+            job.fetch_weight(first + r, f);
+          } else {
+            job.fetch(now.columns, first + r, f);
+          }
+          take(r, f);
         }
       }
       if constexpr (Job::kParts)
@@ -157,14 +185,14 @@ template <class T, class Job> struct Multiply {
     }
   }
 
-  PTX void tile(Job& job) {
+  PTX void tile(const Job& job) {
     const int steps = job.segments * ceil_div(job.depth, kStep<T>);
     float acc[Tile::kColumns / 2];
     WarpSums<T> sums;
+    const Ahead first = ahead(job, 0);
     product(job, steps, acc, sums);
     if constexpr (Job::kSums)
       if (job.sums_first) {
-        job.begin_rows(0);
         sums.total();
         const int row = half * 64 + warp_row() + threadIdx.x % 8 * 2;
         if (threadIdx.x % 32 < 8) {
@@ -172,7 +200,7 @@ template <class T, class Job> struct Multiply {
           job.finish_sum(row + 1, sums.sum[1]);
         }
       }
-    finish(job, acc);
+    finish(job, acc, first);
   }
 };
 }

@@ -15,9 +15,9 @@ PTX Share share_of(int steps, int split, int splits) {
 
 // Writes this block's part, out of `finished`. If it is the last of the tile's to come, puts there the sum of all parts in their order: each
 // thread that of the columns and rows whose epilogue it computes. Else returns false.
-template <class Block, int Pass, class Job> PTX bool add_parts(const Job& job, int number, int split, float* finished, int first, int column) {
+template <class Block, int Pass, class Job> PTX bool add_parts(const Job& job, int number, int split, float* finished, int first, int column, int left) {
   const Splits& s = job.p.splits;
-  const int columns = job.p.width, left = job.left;
+  const int columns = job.p.width;
   float* const parts = s.parts + int64_t(job.tile.pair) * columns + job.tile.column + column;
   for (int row = first; row < job.rows; row += Pass)
     store_row(parts + split * s.stride + int64_t(row) * columns, left, load_four(finished + row * Block::kStride + column));

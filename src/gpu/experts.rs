@@ -8,15 +8,22 @@ pub mod splits;
 
 use super::Queue;
 use super::args::*;
-use super::driver::Shape;
+use super::driver::{Pointer, Shape};
 use super::limits::{instance, most_tiles, present};
 use super::maps::Mapped;
 use super::plan::{Engine, Tile};
-use crate::config::Activation;
+use crate::config::{Activation, MoeConfig};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 
 const MOST: usize = i32::MAX as usize - 1024;
+
+/// Whether a layer's kernels fold each pair's weight into its hidden layer, which then is all that backward needs of the experts: relu's
+/// slope is its sign, and dfc2 reads it as it is. Forward and backward write and read half as much of `[P, F]` so. A weight is at most
+/// 1 and may be tiny, for which f16 has no numbers.
+pub fn folds(config: &MoeConfig, dtype: DType) -> bool {
+    config.experts.activation == Activation::Relu && !config.experts.gated && dtype != DType::F16
+}
 
 /// How many parts of each pair's weight gradient `dinner` writes with that tile.
 pub fn parts(expert_width: usize, dinner: Tile) -> usize {
@@ -31,6 +38,7 @@ pub unsafe fn up(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &ExpertsUp, 
     let a = args;
     check(pairs, [a.width, a.expert_width, a.experts], &a.pairs)?;
     check_activation(a.activation)?;
+    check_folded(a.folded, a.activation, a.experts_weights.glu_weight)?;
     check_stride(a.x_stride, a.width)?;
     splits::expect_whole(tile)?;
     splits::expect_cleared(tile, a.counters, a.arrived)?;
@@ -45,15 +53,9 @@ pub unsafe fn up(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &ExpertsUp, 
     }
     let (kernel, columns) = if gated { ("up_gated", tile.columns / 2) } else { ("up", tile.columns) };
     let tiles = pair_tiles(pairs, a.experts, has_shared, a.expert_width, tile.rows, columns)?;
-    let [experts, shared] = Mapped::first(&a.experts_weights, &a.shared_weights);
-    let mapped = Mapped {
-        pairs: [0; 2],
-        experts,
-        shared,
-        weight: [a.expert_width, a.width],
-        count: a.experts,
-        pair_width: a.expert_width,
-    };
+    let weights = Mapped::first(&a.experts_weights, &a.shared_weights);
+    let mapped =
+        Mapped { pairs: [0; 2], weights, weight: [a.expert_width, a.width], count: a.experts, pair_width: a.expert_width };
     let args = ExpertsUp { maps: maps(queue, dtype, tile, &mapped, pairs)?, ..*a };
     // SAFETY: the caller's promise.
     unsafe { launch(queue, kernel, dtype, tile, tiles, &args) }
@@ -72,15 +74,9 @@ pub unsafe fn down(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &ExpertsDo
     let splits = splits::of(tile, &a.splits, pairs, a.width)?;
     present(&[("hidden", a.hidden), ("out", a.out), ("fc2's weight", a.experts_weights.fc2_weight)])?;
     let tiles = pair_tiles(pairs, a.experts, a.shared_weights.fc2_weight != 0, a.width, tile.rows, tile.columns)?;
-    let [experts, shared] = Mapped::second(&a.experts_weights, &a.shared_weights);
-    let mapped = Mapped {
-        pairs: [a.hidden, 0],
-        experts,
-        shared,
-        weight: [a.width, a.expert_width],
-        count: a.experts,
-        pair_width: a.expert_width,
-    };
+    let weights = Mapped::second(&a.experts_weights, &a.shared_weights);
+    let mapped =
+        Mapped { pairs: [a.hidden, 0], weights, weight: [a.width, a.expert_width], count: a.experts, pair_width: a.expert_width };
     let args = ExpertsDown { splits, maps: maps(queue, dtype, tile, &mapped, pairs)?, ..*a };
     // SAFETY: the caller's promise.
     unsafe { launch(queue, "down", dtype, tile, tiles, &args) }
@@ -103,7 +99,11 @@ pub unsafe fn dinner(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &Experts
     let inputs =
         [("dy", a.dy), ("inner", a.inner), ("fc2's weight", a.experts_weights.fc2_weight), ("pair_weight", a.pairs.pair_weight)];
     present(&inputs)?;
-    present(&[("dinner", a.dinner), ("weighted", a.weighted), ("dweight_parts", a.dweight_parts)])?;
+    present(&[("dinner", a.dinner), ("dweight_parts", a.dweight_parts)])?;
+    if a.folded == 0 {
+        present(&[("weighted", a.weighted)])?;
+    }
+    check_folded(a.folded, a.activation, a.glu)?;
     if (a.glu == 0) != (a.dglu == 0) {
         return Err(Error::Refused("dinner needs both glu and dglu, or neither".into()));
     }
@@ -112,11 +112,10 @@ pub unsafe fn dinner(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &Experts
         return Err(Error::config("the number of parts", parts.to_string(), a.parts));
     }
     let tiles = pair_tiles(pairs, a.experts, a.shared_weights.fc2_weight != 0, a.expert_width, tile.rows, tile.columns)?;
-    let [experts, shared] = Mapped::second(&a.experts_weights, &a.shared_weights);
+    let weights = Mapped::second(&a.experts_weights, &a.shared_weights);
     let mapped = Mapped {
         pairs: [a.inner, a.glu],
-        experts,
-        shared,
+        weights,
         weight: [a.width, a.expert_width],
         count: a.experts,
         pair_width: a.expert_width,
@@ -147,11 +146,10 @@ pub unsafe fn dx(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &ExpertsDx, 
         }
     }
     let tiles = pair_tiles(pairs, a.experts, has_shared, a.width, tile.rows, tile.columns)?;
-    let [experts, shared] = Mapped::first(&a.experts_weights, &a.shared_weights);
+    let weights = Mapped::first(&a.experts_weights, &a.shared_weights);
     let mapped = Mapped {
         pairs: [a.dinner, a.dglu],
-        experts,
-        shared,
+        weights,
         weight: [a.expert_width, a.width],
         count: a.experts,
         pair_width: a.expert_width,
@@ -180,10 +178,13 @@ pub unsafe fn dfc1(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &ExpertsDf
             present(&[("a place for glu's gradient", gradients.glu_weight)])?;
         }
     }
-    let maps = if gated { 2 } else { 1 };
-    let tiles = weight_tiles(tile, a.experts, a.has_shared, maps, a.expert_width, a.width)?;
+    let weights = if gated { 2 } else { 1 };
+    let tiles = weight_tiles(tile, a.experts, a.has_shared, weights, a.expert_width, a.width)?;
+    let none = [[0; 2]; 2];
+    let mapped = Mapped { pairs: [a.dinner, a.dglu], weights: none, weight: [0; 2], count: 0, pair_width: a.expert_width };
+    let args = ExpertsDfc1 { maps: maps(queue, dtype, tile, &mapped, pairs)?, ..*a };
     // SAFETY: the caller's promise.
-    unsafe { launch(queue, "dfc1", dtype, tile, tiles, args) }
+    unsafe { launch(queue, "dfc1", dtype, tile, tiles, &args) }
 }
 
 /// Launches `dfc2` over at most `pairs` pairs; where there are none, it still writes zeros.
@@ -203,8 +204,11 @@ pub unsafe fn dfc2(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &ExpertsDf
         present(&[("a place for fc2's gradient", gradients.fc2_weight)])?;
     }
     let tiles = weight_tiles(tile, a.experts, a.has_shared, 1, a.width, a.expert_width)?;
+    let none = [[0; 2]; 2];
+    let mapped = Mapped { pairs: [a.weighted, 0], weights: none, weight: [0; 2], count: 0, pair_width: a.expert_width };
+    let args = ExpertsDfc2 { maps: maps(queue, dtype, tile, &mapped, pairs)?, ..*a };
     // SAFETY: the caller's promise.
-    unsafe { launch(queue, "dfc2", dtype, tile, tiles, args) }
+    unsafe { launch(queue, "dfc2", dtype, tile, tiles, &args) }
 }
 
 /// The gradients that are written: the shared expert's only where there is one.
@@ -247,6 +251,14 @@ fn check_activation(number: i32) -> Result<()> {
         Ok(())
     } else {
         Err(Error::config("the activation's number", format!("below {count}"), number))
+    }
+}
+
+fn check_folded(folded: i32, activation: i32, glu: Pointer) -> Result<()> {
+    if folded == 0 || (activation == Activation::Relu as i32 && glu == 0) {
+        Ok(())
+    } else {
+        Err(Error::Refused("weights are folded into the hidden layer of plain relu experts alone".into()))
     }
 }
 

@@ -10,10 +10,8 @@ use crate::error::Result;
 pub(super) struct Mapped {
     /// `[pairs, pair_width]`, one or two of them.
     pub pairs: [Pointer; 2],
-    /// `[E, out, in]`: the weight, and the gating map's.
-    pub experts: [Pointer; 2],
-    /// Those of the shared expert.
-    pub shared: [Pointer; 2],
+    /// `[E, out, in]`: the weight, and the gating map's; then those of the shared expert.
+    pub weights: [[Pointer; 2]; 2],
     /// out, in.
     pub weight: [i32; 2],
     /// E.
@@ -45,15 +43,15 @@ impl Mapped {
         let weight = self.weight.map(|n| n as usize);
         Ok(ExpertMaps {
             pairs: of(self.pairs, [pairs, self.pair_width as usize], 1)?,
-            experts: of(self.experts, weight, self.count as usize)?,
-            shared: of(self.shared, weight, 1)?,
+            experts: of(self.weights[0], weight, self.count as usize)?,
+            shared: of(self.weights[1], weight, 1)?,
         })
     }
 }
 
 /// In boxes of 64 by 64: rows of 128 bytes.
 fn map(queue: &Queue<'_>, dtype: DType, base: Pointer, dims: [usize; 3]) -> Result<TensorMap> {
-    if base == 0 {
+    if base == 0 || dims.contains(&0) {
         return Ok(TensorMap::default());
     }
     let dims = dims.map(|n| n as u64);

@@ -77,7 +77,31 @@ pub fn forward<T: Element>(case: &Case) -> Vec<f64> {
     let want = s.linear(4, d, f, |p| got_hidden[p * f..][..f].to_vec());
     let got = s.device.written(&out, p * d);
     assert_close("out", &got, &want, bound(T::DTYPE));
+    if act == Activation::Relu && !case.gated {
+        folded_forward(&s, &up, &down, &want_hidden);
+    }
     got
+}
+
+/// hidden and out times each pair's weight.
+fn folded_forward<T: Element>(s: &Setup<T>, up: &ExpertsUp, down: &ExpertsDown, hidden: &[f64]) {
+    let (d, f, p, pairs) = (s.case.width, s.case.expert_width, s.case.pairs(), s.case.before + s.case.pairs() + SPARE);
+    let room = |width: usize| s.device.room::<T>(s.case.offset, s.case.before * width, (p + SPARE) * width);
+    let (weighted, out) = (room(f), room(d));
+    let up = ExpertsUp { hidden: weighted.at(), folded: 1, ..*up };
+    let down = ExpertsDown { hidden: weighted.at(), out: out.at(), folded: 1, ..*down };
+    unsafe {
+        experts::up(&s.device.queue(), T::DTYPE, s.case.tile(T::DTYPE), &up, pairs).unwrap();
+        experts::down(&s.device.queue(), T::DTYPE, s.case.tile(T::DTYPE), &down, pairs).unwrap();
+    }
+    let want: Vec<f64> = hidden.iter().enumerate().map(|(i, h)| h * s.pair_weight[i / f]).collect();
+    let got = s.device.written(&weighted, p * f);
+    assert_close("hidden, weighted", &got, &want, bound(T::DTYPE));
+    let zeros = vec![0.0; f];
+    let bias = s.linear(4, d, f, |_| zeros.clone());
+    let of_hidden = s.linear(4, d, f, |p| got[p * f..][..f].to_vec());
+    let want: Vec<f64> = of_hidden.iter().zip(&bias).enumerate().map(|(i, (v, b))| v - b + b * s.pair_weight[i / d]).collect();
+    assert_close("out, weighted", &s.device.written(&out, p * d), &want, bound(T::DTYPE));
 }
 
 /// dinner and dx, with random activations and gradients for what the stages before them give; the latter's result.
@@ -135,6 +159,9 @@ pub fn backward<T: Element>(case: &Case) -> Vec<f64> {
     assert_close("dinner", &got_dinner, &want_dinner, bound);
     assert_close("weighted", &s.device.written(&weighted, p * f), &want_weighted, bound);
     assert_close("dweight_parts", &s.device.written(&dweight_parts, p * parts), &want_parts, 2e-5);
+    if act == Activation::Relu && !case.gated {
+        folded_dinner(&s, &args, &inner.values, &want_dinner, &want_parts);
+    }
     if case.gated {
         assert_close("dglu", &s.device.written(&dglu, p * f), &want_dglu, bound);
     }
@@ -166,6 +193,22 @@ pub fn backward<T: Element>(case: &Case) -> Vec<f64> {
     let got = s.device.written(&dx, p * d);
     assert_close("dx", &got, &want, bound);
     got
+}
+
+/// The same from the weighted hidden layer, which is rounded, and is the one that backward has.
+fn folded_dinner<T: Element>(s: &Setup<T>, args: &ExpertsDinner, inner: &[f64], dinner: &[f64], parts: &[f64]) {
+    let case = &s.case;
+    let (f, p) = (case.expert_width, case.pairs());
+    let mut kept: Vec<f64> = inner[..p * f].iter().enumerate().map(|(i, v)| v.max(0.0) * s.pair_weight[i / f]).collect();
+    kept.resize((p + SPARE) * f, f64::NAN);
+    let kept = s.device.upload::<T>(case.offset, case.before * f, &kept);
+    let to = s.device.room::<T>(case.offset, case.before * f, (p + SPARE) * f);
+    let part = s.device.room::<f32>(0, case.before * args.parts as usize, (p + SPARE) * args.parts as usize);
+    let args = ExpertsDinner { inner: kept.at(), dinner: to.at(), weighted: 0, dweight_parts: part.at(), folded: 1, ..*args };
+    let pairs = case.before + p + SPARE;
+    unsafe { experts::dinner(&s.device.queue(), T::DTYPE, case.tile(T::DTYPE), &args, pairs).unwrap() };
+    assert_close("dinner, folded", &s.device.written(&to, p * f), dinner, bound(T::DTYPE));
+    assert_close("dweight_parts, folded", &s.device.written(&part, p * args.parts as usize), parts, bound(T::DTYPE));
 }
 
 /// What a gradient's memory holds before, and what is to be added to it.
@@ -236,6 +279,7 @@ pub fn gradients<T: Element, G: Element>(case: &Case, accumulate: bool) {
         gradient_f32,
         accumulate: i32::from(accumulate),
         has_shared,
+        ..Default::default()
     };
     unsafe { experts::dfc1(&s.device.queue(), T::DTYPE, case.tile(T::DTYPE), &args, case.before + p + SPARE).unwrap() };
     let args = ExpertsDfc2 {
@@ -251,6 +295,7 @@ pub fn gradients<T: Element, G: Element>(case: &Case, accumulate: bool) {
         gradient_f32,
         accumulate: i32::from(accumulate),
         has_shared,
+        ..Default::default()
     };
     unsafe { experts::dfc2(&s.device.queue(), T::DTYPE, case.tile(T::DTYPE), &args, case.before + p + SPARE).unwrap() };
 

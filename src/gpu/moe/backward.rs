@@ -101,16 +101,19 @@ impl Backward {
         let parameter = |p: Param| parameters[p];
         let gradient = |p: Param| gradients[p];
 
+        let (folded, inner) = (experts::folds(config, input.dtype), state[StatePart::Inner]);
+        let weighted = if folded { inner } else { space.weighted };
         let dinner = ExpertsDinner {
             dy: args.dy,
             experts_weights,
             shared_weights,
             pairs,
-            inner: state[StatePart::Inner],
+            inner,
+            folded: folded.into(),
             glu: state[StatePart::Glu],
             dinner: space.dinner,
             dglu: space.dglu,
-            weighted: space.weighted,
+            weighted: if folded { 0 } else { weighted },
             dweight_parts: space.dweight_parts,
             arrived: space.dx.arrived,
             counters: space.dx.counters as i32,
@@ -124,7 +127,7 @@ impl Backward {
         };
         let dfc2 = ExpertsDfc2 {
             dy: args.dy,
-            weighted: space.weighted,
+            weighted,
             pairs,
             experts_gradients,
             shared_gradients,
@@ -135,6 +138,7 @@ impl Backward {
             gradient_f32,
             accumulate,
             has_shared,
+            ..Default::default()
         };
         let dx = ExpertsDx {
             dinner: space.dinner,
@@ -163,6 +167,7 @@ impl Backward {
             gradient_f32,
             accumulate,
             has_shared,
+            ..Default::default()
         };
         let route = RouteBackward {
             probabilities: state[StatePart::Probabilities],

@@ -115,16 +115,19 @@ impl Forward {
             batch_scope: (config.capacity_scope == crate::config::CapacityScope::Batch).into(),
             tile_rows: plan.rows() as i32,
         };
+        let (folded, kept) = (experts::folds(config, input.dtype), state[StatePart::Inner]);
+        let hidden = if folded && kept != 0 { kept } else { space.hidden };
         let up = ExpertsUp {
             x: input.x,
             experts_weights,
             shared_weights,
             pairs,
-            inner: state[StatePart::Inner],
+            inner: if folded { 0 } else { kept },
             glu: state[StatePart::Glu],
-            hidden: space.hidden,
             arrived: space.down.arrived,
             counters: space.down.counters as i32,
+            hidden,
+            folded: folded.into(),
             x_stride: input.x_stride as i64,
             width,
             expert_width: config.experts.width as i32,
@@ -133,7 +136,8 @@ impl Forward {
             ..Default::default()
         };
         let down = ExpertsDown {
-            hidden: space.hidden,
+            hidden,
+            folded: folded.into(),
             experts_weights,
             shared_weights,
             pairs,
@@ -146,7 +150,7 @@ impl Forward {
         };
         let combine = Combine {
             pairs: space.out,
-            weight: state[StatePart::PairWeight],
+            weight: if folded { 0 } else { state[StatePart::PairWeight] },
             row_pairs: state[StatePart::RowPairs],
             shared_pairs: state[StatePart::SharedPairs],
             plus: 0,

@@ -4,6 +4,7 @@ use super::{Resident, State, StatePart};
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::gpu::buffer::Buffer;
+use crate::gpu::experts;
 use crate::moe::{MoeState, NO_PAIR, Routing};
 use bytemuck::Pod;
 
@@ -32,6 +33,11 @@ impl<T: Element> Resident<T> {
         read(&state[StatePart::PairWeight], pairs, &mut routing.pair_weight)?;
         let Some((inner, glu)) = saved else { return Ok(()) };
         read(&state[StatePart::Inner], all * f, inner)?;
+        if experts::folds(config, T::DTYPE) {
+            // A weight of 0 has left nothing to divide.
+            let unfold = |v: f64, weight: f64| if weight > 0.0 { v / weight } else { 0.0 };
+            each_pair(inner, &routing.pair_weight, f, unfold);
+        }
         read(&state[StatePart::Glu], if config.experts.gated { all * f } else { 0 }, glu)
     }
 
@@ -66,6 +72,16 @@ impl<T: Element> Resident<T> {
             StatePart::PairRow => self.write(&pair_row),
             StatePart::PairWeight => self.write(&pair_weight),
             StatePart::Tiles => self.write(&tiles(&offsets, tile_rows)),
+            StatePart::Inner if experts::folds(&self.config, T::DTYPE) => {
+                let mut hidden = state.inner.clone();
+                each_pair(
+                    &mut hidden,
+                    &pair_weight,
+                    self.config.experts.width,
+                    |v, weight| if v <= 0.0 { 0.0 } else { v * weight },
+                );
+                self.write(&hidden)
+            }
             StatePart::Inner => self.write(&state.inner),
             StatePart::Glu => self.write(&state.glu),
         })
@@ -77,6 +93,14 @@ impl<T: Element> Resident<T> {
             true => self.session.upload(&[0u8; 8]),
             false => self.session.upload(bytemuck::cast_slice(values)),
         }
+    }
+}
+
+/// What becomes of each element of `[P, F]`, by its pair's weight; pairs past the last weight are the shared expert's.
+fn each_pair<T: Element>(values: &mut [T], weights: &[T::Wide], width: usize, of: impl Fn(f64, f64) -> f64) {
+    for (pair, row) in values.chunks_mut(width).enumerate() {
+        let weight = weights.get(pair).map_or(1.0, |weight| weight.to_f64());
+        row.iter_mut().for_each(|v| *v = T::from_f64(of(v.to_f64(), weight)));
     }
 }
 

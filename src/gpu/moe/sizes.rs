@@ -83,7 +83,8 @@ pub enum StatePart {
     PairWeight,
     /// i32: the number of tiles, then (expert, first pair) of each.
     Tiles,
-    /// `[P, F]` in the layer's dtype: the experts' inner layer before its activation. Only for a backward pass.
+    /// `[P, F]` in the layer's dtype: the experts' inner layer before its activation, or what stands for it, see
+    /// [`crate::gpu::experts::folds`]. Only for a backward pass.
     Inner,
     /// `[P, F]` the same of the gating map. Only for a backward pass, in gated experts.
     Glu,

@@ -8,7 +8,7 @@ use crate::gpu::carve::Carve;
 use crate::gpu::driver::{Facts, Pointer};
 use crate::gpu::experts::splits::Room;
 use crate::gpu::plan::{Plan, Tile};
-use crate::gpu::{gate, route};
+use crate::gpu::{experts, gate, route};
 
 /// What the experts' split product needs; no addresses where it is not split.
 #[derive(Clone, Copy, Debug, Default)]
@@ -112,7 +112,7 @@ pub(super) fn backward_space(
         gate,
         dinner: carve.take("the gradient on the inner layer", &inner, bytes)?,
         dglu: if config.experts.gated { carve.take("the gradient on the gating map", &inner, bytes)? } else { 0 },
-        weighted: carve.take("the weighted hidden layer", &inner, bytes)?,
+        weighted: if experts::folds(config, dtype) { 0 } else { carve.take("the weighted hidden layer", &inner, bytes)? },
         dweight_parts: carve.take("the pairs' gradients", &[sizes.pairs, most_parts], 4)?,
         dpairs: carve.take("the gradient on each pair's x", &[sizes.pairs, config.width], bytes)?,
         dx: SplitSpace::take(&mut carve, plan.dx, config, sizes)?,
