@@ -91,7 +91,7 @@ fn folded_forward<T: Element>(s: &Setup<T>, up: &ExpertsUp, down: &ExpertsDown, 
     let up = ExpertsUp { hidden: weighted.at(), folded: 1, ..*up };
     let down = ExpertsDown { hidden: weighted.at(), out: out.at(), folded: 1, ..*down };
     unsafe {
-        experts::up(&s.device.queue(), T::DTYPE, s.case.tile(T::DTYPE), &up, pairs).unwrap();
+        experts::up(&s.device.queue(), T::DTYPE, s.case.whole_tile(T::DTYPE), &up, pairs).unwrap();
         experts::down(&s.device.queue(), T::DTYPE, s.case.tile(T::DTYPE), &down, pairs).unwrap();
     }
     let want: Vec<f64> = hidden.iter().enumerate().map(|(i, h)| h * s.pair_weight[i / f]).collect();
@@ -206,7 +206,7 @@ fn folded_dinner<T: Element>(s: &Setup<T>, args: &ExpertsDinner, inner: &[f64], 
     let part = s.device.room::<f32>(0, case.before * args.parts as usize, (p + SPARE) * args.parts as usize);
     let args = ExpertsDinner { inner: kept.at(), dinner: to.at(), weighted: 0, dweight_parts: part.at(), folded: 1, ..*args };
     let pairs = case.before + p + SPARE;
-    unsafe { experts::dinner(&s.device.queue(), T::DTYPE, case.tile(T::DTYPE), &args, pairs).unwrap() };
+    unsafe { experts::dinner(&s.device.queue(), T::DTYPE, case.whole_tile(T::DTYPE), &args, pairs).unwrap() };
     assert_close("dinner, folded", &s.device.written(&to, p * f), dinner, bound(T::DTYPE));
     assert_close("dweight_parts, folded", &s.device.written(&part, p * args.parts as usize), parts, bound(T::DTYPE));
 }
