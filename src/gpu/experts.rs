@@ -276,21 +276,6 @@ fn pair_tiles(pairs: usize, experts: i32, shared: bool, columns: i32, tile_rows:
     crate::error::product("a grid of tiles", &[down, (columns as usize).div_ceil(tile_columns)])
 }
 
-/// Shared memory of a block, and how many blocks a multiprocessor that has so much of it holds at the same time.
-fn block(tile: Tile, shared_bytes: u32) -> (u32, u32) {
-    let steps = |stages: usize| (stages * (tile.rows + tile.columns) * 128) as u32;
-    match tile.engine {
-        // Its registers leave room for one.
-        Engine::Ffma => (steps(3), 1),
-        // What a block may have is nearly all that a multiprocessor has.
-        Engine::Mma => {
-            let bytes = steps(if tile.rows < 128 { 4 } else { 3 });
-            (bytes, (shared_bytes / bytes).clamp(1, 2))
-        }
-        Engine::Wgmma => (227 << 10, 1),
-    }
-}
-
 /// What engine `wgmma` reads by tensor maps; others take none.
 fn maps(queue: &Queue<'_>, dtype: DType, tile: Tile, mapped: &Mapped, pairs: usize) -> Result<ExpertMaps> {
     if tile.engine == Engine::Wgmma { mapped.maps(queue, dtype, pairs) } else { Ok(ExpertMaps::default()) }
@@ -300,13 +285,13 @@ fn maps(queue: &Queue<'_>, dtype: DType, tile: Tile, mapped: &Mapped, pairs: usi
 unsafe fn launch<A: Args>(queue: &Queue<'_>, what: &str, dtype: DType, tile: Tile, tiles: usize, args: &A) -> Result<()> {
     let kernel = instance(&tile.kernel(what), dtype)?;
     let facts = queue.driver.facts();
-    let (shared_bytes, each) = block(tile, facts.shared_bytes);
-    let resident = facts.multiprocessors * each;
+    let block = tile.block(facts.shared_bytes);
+    let resident = facts.multiprocessors * block.resident;
     let tiles = tiles.saturating_mul(tile.splits);
     if tiles > MOST - resident as usize {
         return Err(Error::TooLarge { what: "a grid of tiles", sizes: vec![tiles] });
     }
-    let shape = Shape::blocks(tiles.min(resident as usize) as u32).shared(shared_bytes);
+    let shape = Shape::blocks(tiles.min(resident as usize) as u32).shared(block.shared_bytes);
     // SAFETY: the caller's promise.
     unsafe { queue.launch(&kernel, shape, args) }
 }

@@ -2,7 +2,7 @@
 
 use super::driver::Arch;
 use super::driver::compiler::Compiler;
-use super::driver::nvrtc::Image;
+use super::driver::nvrtc::{Image, WGMMA};
 use super::kernels::{KERNELS, Kernel};
 use crate::error::Result;
 use std::fmt;
@@ -21,6 +21,8 @@ pub struct Usage {
     pub stack_bytes: u32,
     /// Static shared memory of a block. What is dynamic, the launch decides.
     pub shared_bytes: u32,
+    /// How many `wgmma.mma_async` its PTX has.
+    pub wgmma: u32,
     /// Warnings and remarks, each a line.
     pub notes: Vec<String>,
 }
@@ -37,11 +39,16 @@ impl Usage {
             } else if says.is_some_and(|says| says.starts_with("Used ")) {
                 usage.registers = number_before(line, "registers");
                 usage.shared_bytes = number_before(line, "bytes smem");
+            } else if line.ends_with(WGMMA) {
+                usage.wgmma = number_before(line, WGMMA);
             } else if !says
                 .is_some_and(|says| EXPECTED.iter().any(|start| says.starts_with(start)) || says.contains("bytes gmem"))
             {
                 usage.notes.push(line.trim().into());
             }
+        }
+        if name.contains("_wgmma_") && usage.wgmma == 0 {
+            usage.notes.push(format!("there is no {WGMMA} in its PTX"));
         }
         usage
     }
@@ -85,10 +92,10 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} kernels for {}, by NVRTC {}", self.kernels.len(), self.arch, self.nvrtc)?;
         let width = self.kernels.iter().map(|usage| usage.name.len()).max().unwrap_or(0).max(6);
-        write!(f, "{:<width$} registers  spilled    stack   shared", "kernel")?;
+        write!(f, "{:<width$} registers  spilled    stack   shared    wgmma", "kernel")?;
         for usage in &self.kernels {
-            let Usage { name, registers, spill_bytes, stack_bytes, shared_bytes, notes } = usage;
-            write!(f, "\n{name:<width$} {registers:>9} {spill_bytes:>8} {stack_bytes:>8} {shared_bytes:>8}")?;
+            let Usage { name, registers, spill_bytes, stack_bytes, shared_bytes, wgmma, notes } = usage;
+            write!(f, "\n{name:<width$} {registers:>9} {spill_bytes:>8} {stack_bytes:>8} {shared_bytes:>8} {wgmma:>8}")?;
             notes.iter().try_for_each(|note| write!(f, "\n  {note}"))?;
         }
         Ok(())
@@ -166,6 +173,15 @@ ptxas info    : Compile time = 38.902 ms
     }
 
     #[test]
+    fn a_kernel_named_wgmma_that_has_none_is_at_fault() {
+        let usage = Usage::parse("experts_up_wgmma_128x256_bf16", &format!("{LOG}\n4 wgmma.mma_async\n"));
+        assert_eq!((usage.wgmma, usage.is_clean()), (4, true), "{usage:?}");
+        let without = Usage::parse("experts_up_wgmma_128x256_bf16", LOG);
+        assert_eq!((without.notes.len(), without.is_clean()), (1, false));
+        assert!(Usage::parse("experts_up_mma_128x128_bf16", LOG).is_clean());
+    }
+
+    #[test]
     fn a_table_names_every_kernel_and_note() {
         let clean = Usage::parse("one_f32", LOG);
         let noted = Usage::parse("another_f32", &format!("{LOG}a remark\n"));
@@ -173,7 +189,7 @@ ptxas info    : Compile time = 38.902 ms
         assert_eq!(report.faults(), 1);
         let lines: Vec<String> = report.to_string().lines().map(str::to_owned).collect();
         assert_eq!(lines[0], "2 kernels for sm_80, by NVRTC 13.0");
-        assert_eq!(lines[2].split_whitespace().collect::<Vec<_>>(), ["one_f32", "38", "0", "0", "2048"]);
+        assert_eq!(lines[2].split_whitespace().collect::<Vec<_>>(), ["one_f32", "38", "0", "0", "2048", "0"]);
         assert_eq!((lines[4].as_str(), lines.len()), ("  a remark", 5));
     }
 
@@ -184,7 +200,7 @@ ptxas info    : Compile time = 38.902 ms
         let json: serde_json::Value = serde_json::from_str(&to_json(std::slice::from_ref(&report)).unwrap()).unwrap();
         let keys = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
         assert_eq!(keys(&json), "arch kernels nvrtc");
-        assert_eq!(keys(&json["kernels"][0]), "name notes registers shared_bytes spill_bytes stack_bytes");
+        assert_eq!(keys(&json["kernels"][0]), "name notes registers shared_bytes spill_bytes stack_bytes wgmma");
         let list: serde_json::Value = serde_json::from_str(&to_json(&[report.clone(), report]).unwrap()).unwrap();
         assert_eq!(list.as_array().unwrap().len(), 2);
     }

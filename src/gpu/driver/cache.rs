@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub const VARIABLE: &str = "FAIR_MOE_CACHE";
 
 /// What every entry begins with; a change of the format changes it.
-const MAGIC: &[u8; 8] = b"fairmoe1";
+const MAGIC: &[u8; 8] = b"fairmoe2";
 
 /// A folder of compiled kernels. Several processes may share it.
 #[derive(Clone, Debug)]

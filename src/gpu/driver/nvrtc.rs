@@ -34,12 +34,15 @@ impl fmt::Display for Version {
     }
 }
 
+/// The instruction that some kernels for sm_90a are made for.
+pub const WGMMA: &str = "wgmma.mma_async";
+
 /// A compiled kernel.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Image {
     /// What a GPU runs.
     pub cubin: Vec<u8>,
-    /// What the compiler said: warnings, registers, spills.
+    /// What the compiler said: warnings, registers, spills; and [`WGMMA`] with how many there are in the PTX, if any.
     pub log: String,
     /// How long the compiler took.
     pub seconds: f64,
@@ -62,6 +65,8 @@ struct Functions {
     log: unsafe extern "C" fn(Handle, *mut c_char) -> c_int,
     cubin_size: unsafe extern "C" fn(Handle, *mut usize) -> c_int,
     cubin: unsafe extern "C" fn(Handle, *mut c_char) -> c_int,
+    ptx_size: unsafe extern "C" fn(Handle, *mut usize) -> c_int,
+    ptx: unsafe extern "C" fn(Handle, *mut c_char) -> c_int,
     destroy: unsafe extern "C" fn(*mut Handle) -> c_int,
 }
 
@@ -142,12 +147,17 @@ impl Nvrtc {
         // SAFETY: a program that was made, and as many options as it is told.
         let code = unsafe { (f.compile)(made.handle, options.len() as c_int, options.as_ptr()) };
         let log = self.bytes(&made, f.log_size, f.log)?;
-        let log = String::from_utf8_lossy(&log).trim_end_matches('\0').to_owned();
+        let mut log = String::from_utf8_lossy(&log).trim_end_matches('\0').to_owned();
         if code != 0 {
             let log = if log.trim().is_empty() { self.name(code) } else { log };
             return Err(Error::Compile { program: program.name.clone(), arch: arch.to_string(), log });
         }
         let cubin = self.bytes(&made, f.cubin_size, f.cubin)?;
+        let ptx = self.bytes(&made, f.ptx_size, f.ptx)?;
+        match String::from_utf8_lossy(&ptx).matches(WGMMA).count() {
+            0 => {}
+            count => log += &format!("\n{count} {WGMMA}\n"),
+        }
         Ok(Image { cubin, log, seconds: start.elapsed().as_secs_f64(), nvrtc: self.version })
     }
 
@@ -214,6 +224,8 @@ unsafe fn look_up(library: &Library) -> std::result::Result<Functions, libloadin
         log: get!("nvrtcGetProgramLog"),
         cubin_size: get!("nvrtcGetCUBINSize"),
         cubin: get!("nvrtcGetCUBIN"),
+        ptx_size: get!("nvrtcGetPTXSize"),
+        ptx: get!("nvrtcGetPTX"),
         destroy: get!("nvrtcDestroyProgram"),
     })
 }

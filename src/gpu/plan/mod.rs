@@ -1,62 +1,30 @@
 //! Which tile each of the experts' six products is cut into: a pure function of the device, the layer, its dtype and the bound on its
 //! pairs, so that a backward pass finds what the forward pass before it had.
+//!
+//! The tiles are those whose predicted times add up to the least (see `cost`). How the pairs are spread over the experts is known on the
+//! device alone; an even load is assumed. The same predictions, of every kernel of a layer, are what [`predict`] tells.
+
+mod card;
+mod cost;
+mod predict;
+mod product;
+#[cfg(test)]
+mod tests;
+mod tile;
+
+pub use card::{CARDS, Card};
+pub use cost::Bound;
+pub use predict::{Prediction, predict};
+pub use product::Product;
+pub use tile::{Block, Engine, Tile};
 
 use super::driver::Facts;
 use super::moe::Sizes;
 use crate::config::MoeConfig;
 use crate::dtype::DType;
-
-/// What multiplies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Engine {
-    /// f32 by scalar multiply-adds.
-    Ffma,
-    /// bf16 and f16 by `mma.sync`.
-    Mma,
-    /// bf16 and f16 by `wgmma`, on sm_90a alone.
-    Wgmma,
-}
-
-impl Engine {
-    /// As kernels are named.
-    pub fn name(self) -> &'static str {
-        match self {
-            Engine::Ffma => "ffma",
-            Engine::Mma => "mma",
-            Engine::Wgmma => "wgmma",
-        }
-    }
-}
-
-/// What a block computes at a time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Tile {
-    /// What multiplies.
-    pub engine: Engine,
-    /// Pairs of one expert; of a weight's gradient, its rows.
-    pub rows: usize,
-    /// Columns of the product; of gated experts' up, half are the inner layer's and half the gating map's.
-    pub columns: usize,
-    /// Into how many blocks the sum over K is cut.
-    pub splits: usize,
-}
-
-impl Tile {
-    /// The fewest rows that a tile of pairs has: no list of tiles is longer than one of these.
-    pub const FEWEST_ROWS: usize = 16;
-    /// The fewest columns of any.
-    pub const FEWEST_COLUMNS: usize = 128;
-
-    /// A tile of one block.
-    pub const fn new(engine: Engine, rows: usize, columns: usize) -> Self {
-        Self { engine, rows, columns, splits: 1 }
-    }
-
-    /// The kernel of the product `what`, but for its dtype.
-    pub fn kernel(&self, what: &str) -> String {
-        format!("experts_{what}_{}_{}x{}", self.engine.name(), self.rows, self.columns)
-    }
-}
+use cost::{Cost, cost};
+use product::Load;
+use tile::{can_run, candidates};
 
 /// A layer's tiles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,10 +45,8 @@ pub struct Plan {
 
 impl Plan {
     /// For a layer of such sizes. The products over pairs, all but dfc1 and dfc2, have tiles of the same rows, for their list is one.
-    pub fn new(_facts: &Facts, _config: &MoeConfig, dtype: DType, _sizes: &Sizes) -> Self {
-        let engine = if dtype == DType::F32 { Engine::Ffma } else { Engine::Mma };
-        let tile = Tile::new(engine, 128, 128);
-        Self { up: tile, down: tile, dinner: tile, dx: tile, dfc1: tile, dfc2: tile }
+    pub fn new(facts: &Facts, config: &MoeConfig, dtype: DType, sizes: &Sizes) -> Self {
+        Chooser::new(facts, config, dtype, sizes).plan()
     }
 
     /// Pairs of a tile.
@@ -88,14 +54,73 @@ impl Plan {
         self.up.rows
     }
 
+    /// The tile of a product.
+    pub fn tile(&self, product: Product) -> Tile {
+        match product {
+            Product::Up => self.up,
+            Product::Down => self.down,
+            Product::Dinner => self.dinner,
+            Product::Dx => self.dx,
+            Product::Dfc1 => self.dfc1,
+            Product::Dfc2 => self.dfc2,
+        }
+    }
+
     /// The same rows without tensor maps, which want addresses and strides that are multiples of 16 bytes.
     pub fn without_maps(self) -> Self {
-        let general = |tile: Tile| match tile.engine {
-            Engine::Wgmma => Tile::new(Engine::Mma, tile.rows, 128),
-            _ => tile,
+        let general = |product| match self.tile(product) {
+            Tile { engine: Engine::Wgmma, rows, .. } => Tile::new(Engine::Mma, rows, 128),
+            other => other,
         };
-        let Self { up, down, dinner, dx, dfc1, dfc2 } = self;
-        let [up, down, dinner, dx, dfc1, dfc2] = [up, down, dinner, dx, dfc1, dfc2].map(general);
+        Self::of(Product::ALL.map(general))
+    }
+
+    /// In the order of [`Product::ALL`].
+    fn of([up, down, dinner, dx, dfc1, dfc2]: [Tile; 6]) -> Self {
         Self { up, down, dinner, dx, dfc1, dfc2 }
+    }
+}
+
+/// What a plan is made from.
+struct Chooser<'a> {
+    facts: &'a Facts,
+    card: Card,
+    dtype: DType,
+    load: Load,
+}
+
+impl<'a> Chooser<'a> {
+    fn new(facts: &'a Facts, config: &MoeConfig, dtype: DType, sizes: &Sizes) -> Self {
+        Self { facts, card: Card::of(facts), dtype, load: Load::even(config, dtype, sizes) }
+    }
+
+    fn cost(&self, product: Product, tile: Tile) -> Cost {
+        let work = self.load.work(product, tile);
+        cost(&self.card, self.facts.shared_bytes, product, tile, &work, self.load.element as f64)
+    }
+
+    /// The fastest tile of a product, of those with so many rows where they are given; the first of equals.
+    fn fastest(&self, product: Product, rows: Option<usize>) -> Option<(Tile, f64)> {
+        let widths = [self.load.width, self.load.expert_width];
+        candidates(product)
+            .filter(|tile| rows.is_none_or(|rows| rows == tile.rows))
+            .filter(|tile| can_run(tile.engine, self.facts, self.dtype, widths))
+            .map(|tile| (tile, self.cost(product, tile).seconds))
+            .min_by(|a, b| a.1.total_cmp(&b.1))
+    }
+
+    fn plan(&self) -> Plan {
+        // Every dtype has an engine with tiles of 128 by 128 for all products.
+        let general = Tile::new(if self.dtype == DType::F32 { Engine::Ffma } else { Engine::Mma }, 128, 128);
+        let seconds = |rows: usize| -> Option<f64> {
+            let over_pairs = Product::ALL.into_iter().filter(|product| product.is_over_pairs());
+            over_pairs.map(|product| Some(self.fastest(product, Some(rows))?.1)).sum()
+        };
+        let timed = [128, 64, 32, 16].into_iter().filter_map(|rows| Some((rows, seconds(rows)?)));
+        let rows = timed.min_by(|a, b| a.1.total_cmp(&b.1)).map_or(general.rows, |(rows, _)| rows);
+        Plan::of(Product::ALL.map(|product| {
+            let rows = product.is_over_pairs().then_some(rows);
+            self.fastest(product, rows).map_or(general, |(tile, _)| tile)
+        }))
     }
 }

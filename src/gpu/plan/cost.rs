@@ -1,0 +1,139 @@
+//! What a product is predicted to take with a tile. Every figure is a prediction: none of the factors below was measured here.
+//!
+//! Blocks take tiles in turn, so the busiest multiprocessor has ceil(tiles / multiprocessors) of them, c at the same time. They take it the
+//! longest of
+//! - the multiplications, at the card's peak times the engine's efficiency, whole tiles and whole steps of K being computed;
+//! - the operands' way from the second-level cache, (rows + columns) · K elements a tile, at a multiprocessor's share of the cache's
+//!   bandwidth, or at what its blocks have on the way over the memory's latency, if that is less;
+//!
+//! and then, once for every c tiles, what nothing hides: the epilogue (instructions of each element of the product), the ring's or the
+//! pipeline's first step, and where K is split the parts' way through memory. The whole is no shorter than each tensor once through the
+//! memory, and than the deepest tile alone; a launch is added.
+//!
+//! What is bound by two of these at once takes longer than by either, and that is not in here. So a prediction is rather a lower bound of
+//! time: of the layer that SonicMoE runs at 404 TFLOP/s on an H100 (D = 768, F = 1024, gated) the products alone come out at 590. It tells
+//! tiles apart all the same.
+
+use super::card::Card;
+use super::product::{Product, Work};
+use super::tile::{Engine, Tile};
+use crate::gpu::driver::Arch;
+
+/// What decides how long a kernel takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// Multiplications.
+    Tensor,
+    /// The second-level cache.
+    Cache,
+    /// The device's memory.
+    Memory,
+    /// Being launched.
+    Launch,
+}
+
+impl Bound {
+    /// Its name in tables and files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Bound::Tensor => "tensor",
+            Bound::Cache => "cache",
+            Bound::Memory => "memory",
+            Bound::Launch => "launch",
+        }
+    }
+}
+
+/// Seconds from the end of a kernel to the next one's start, in a graph.
+pub(super) const LAUNCH: f64 = 1.5e-6;
+/// Seconds from asking the memory to having, under load.
+const LATENCY: f64 = 1.0e-6;
+/// Instructions a second of a multiprocessor: 4 warps of 32 lanes at about 1.75 GHz.
+const INSTRUCTIONS: f64 = 4.0 * 32.0 * 1.75e9;
+
+/// The share of the card's peak that the main loop reaches: with tiles of 128 by 256 and no multicast 704 of 763 TFLOP/s (fast.cu's ladder);
+/// gathering costs 6.3 % along M and 8.5 % along K (SonicMoE). On Hopper `mma.sync` reaches 63 % of the peak (Luo et al., 2024), and from
+/// shared memory no more than 67 %; elsewhere three quarters are expected of a plain pipeline. Small tiles read more for what they multiply.
+fn efficiency(tile: Tile, product: Product, arch: Arch) -> f64 {
+    let gathered = match (product.gathers(), product.is_over_pairs()) {
+        (false, _) => 1.0,
+        (true, true) => 0.937,
+        (true, false) => 0.915,
+    };
+    match tile.engine {
+        Engine::Wgmma => 0.92 * gathered,
+        Engine::Ffma => 0.6,
+        Engine::Mma => {
+            let small = match tile.rows {
+                ..=16 => 0.35,
+                ..=32 => 0.55,
+                ..=64 => 0.8,
+                _ => 1.0,
+            };
+            let peak = if arch == Arch::HOPPER { 0.55 } else { 0.75 };
+            peak * small
+        }
+    }
+}
+
+/// Instructions of each element of the product in its epilogue: through shared memory, then what becomes of it; counted by eye.
+fn instructions(product: Product) -> f64 {
+    match product {
+        Product::Up => 9.0,
+        Product::Down | Product::Dx => 6.0,
+        Product::Dinner => 18.0,
+        Product::Dfc1 | Product::Dfc2 => 7.0,
+    }
+}
+
+/// The share of an epilogue that nothing else hides, beside what other blocks of the multiprocessor do meanwhile: of `wgmma`'s two groups
+/// that multiply, one can while the other is in its epilogue, and half of that is expected.
+fn shown(engine: Engine) -> f64 {
+    if engine == Engine::Wgmma { 0.5 } else { 1.0 }
+}
+
+/// Seconds, and why so many.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Cost {
+    pub seconds: f64,
+    pub bound: Bound,
+}
+
+impl Cost {
+    /// The longest of what goes on at the same time, and a launch.
+    pub fn new(parts: &[(f64, Bound)]) -> Self {
+        let start = (LAUNCH, Bound::Launch);
+        let longest = parts.iter().copied().fold((0.0, Bound::Launch), |most, part| if part.0 > most.0 { part } else { most });
+        Self { seconds: longest.0 + LAUNCH, bound: if longest.0 > start.0 { longest.1 } else { start.1 } }
+    }
+}
+
+/// How many tiles the busiest multiprocessor has.
+pub(super) fn waves(tiles: f64, multiprocessors: u32) -> f64 {
+    (tiles / f64::from(multiprocessors)).ceil()
+}
+
+/// The product with that tile on that card.
+pub(super) fn cost(card: &Card, shared_bytes: u32, product: Product, tile: Tile, work: &Work, element: f64) -> Cost {
+    let (rows, columns, splits) = (tile.rows as f64, tile.columns as f64, tile.splits as f64);
+    let multiprocessors = f64::from(card.multiprocessors);
+    let waves = waves(work.tiles * splits, card.multiprocessors);
+    let block = tile.block(shared_bytes);
+    let together = waves.clamp(1.0, f64::from(block.resident));
+
+    let peak = if tile.engine == Engine::Ffma { card.scalar } else { card.tensor } / multiprocessors;
+    let math = 2.0 * rows * columns / splits / (peak * efficiency(tile, product, card.arch));
+    // Two thirds of the stages are on their way.
+    let on_the_way = together * f64::from(block.shared_bytes) * 2.0 / 3.0 / LATENCY;
+    let feed = (rows + columns) * element / splits / (card.cache / multiprocessors).min(on_the_way);
+
+    let instructions = shown(tile.engine) * instructions(product) * rows * columns / INSTRUCTIONS;
+    let parts = if tile.splits > 1 { 2.0 * rows * columns * 4.0 / (card.cache / multiprocessors) + 2.0 * LATENCY } else { 0.0 };
+    let first = if tile.engine == Engine::Wgmma { LATENCY / waves.max(1.0) } else { LATENCY };
+    let after = (waves / together).ceil() * (instructions + parts + first);
+
+    let longest = |each: f64| (waves * each * work.depth).max(each * work.deepest) + after;
+    let memory = work.bytes / card.memory;
+    let (math, feed) = (longest(math), longest(feed));
+    Cost::new(&[(math, Bound::Tensor), (feed, Bound::Cache), (memory, Bound::Memory)])
+}

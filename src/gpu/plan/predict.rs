@@ -1,0 +1,111 @@
+//! The predicted time of every kernel of a layer. The experts' are those that the tiles are chosen by; the others' are what they move and
+//! compute, once.
+
+use super::card::Card;
+use super::cost::{Bound, Cost};
+use super::product::Product;
+use super::{Chooser, Plan, Tile};
+use crate::config::MoeConfig;
+use crate::dtype::DType;
+use crate::error::Result;
+use crate::gpu::driver::Facts;
+use crate::gpu::limits::instance;
+use crate::gpu::moe::Sizes;
+
+/// What one kernel is predicted to take. Nobody measured it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prediction {
+    /// The kernel, by its name in the table.
+    pub kernel: String,
+    /// Whether it belongs to the backward pass.
+    pub backward: bool,
+    /// The tile that was chosen, of the experts' products.
+    pub tile: Option<Tile>,
+    /// Its time.
+    pub seconds: f64,
+    /// What takes it.
+    pub bound: Bound,
+    /// Floating point operations that it has to do.
+    pub flops: f64,
+    /// Bytes that it moves if each tensor is read or written once.
+    pub bytes: f64,
+}
+
+/// The share of the tensor cores' peak that the gate reaches, of a few columns: it splits what is f32 into halves of 16 bits.
+const GATE: f64 = 0.15;
+/// The share of the memory that kernels reach which do nothing else.
+const STREAM: f64 = 0.85;
+/// Seconds of a wait of all blocks for each other.
+const MEETING: f64 = 1.5e-6;
+
+/// Every kernel of both passes of a layer on T·B rows of which `needed` are needed, in the order of their launches.
+///
+/// # Errors
+/// As [`Sizes::new`], and for f64.
+pub fn predict(
+    facts: &Facts,
+    config: &MoeConfig,
+    dtype: DType,
+    tokens: usize,
+    samples: usize,
+    needed: usize,
+) -> Result<Vec<Prediction>> {
+    let sizes = Sizes::new(config, tokens, samples, needed)?;
+    let chooser = Chooser::new(facts, config, dtype, &sizes);
+    let (card, plan) = (&chooser.card, chooser.plan());
+    let [n, p, d, e, k] = [sizes.rows, sizes.pairs, config.width, config.experts.count, config.top_k].map(|n| n as f64);
+    let (needed, size) = (needed as f64, dtype.bytes() as f64);
+    let hidden = config.gate.hidden.map_or(0.0, |hidden| hidden.width as f64);
+    let weights = if hidden > 0.0 { hidden * (d + e) } else { e * d };
+    let minus = if config.subtract_input { n * d * size } else { 0.0 };
+    let lists = n * e * 4.0 + n * k * 8.0 + p * 8.0;
+    let parts = p * config.experts.width.div_ceil(plan.dinner.columns) as f64 * 4.0;
+
+    let gate_rows = n * (d * size + (hidden + 3.0 * e) * 4.0) + weights * size;
+    let gate_forward = (2.0 * n * weights, gate_rows, 0.0);
+    // Each of its blocks meets the others once for the counts and once for the offsets.
+    let route_forward = (0.0, lists + 2.0 * n * e * 4.0, 2.0 * MEETING);
+    let combine_forward = (2.0 * p * d, (p + n) * d * size + minus, 0.0);
+    let route_backward = (0.0, lists + parts + 3.0 * n * e * 4.0, 0.0);
+    let gate_backward = n * (hidden + e) * 4.0 + weights * size;
+    let backward_rows = (2.0 * n * weights, gate_backward + n * (d + hidden) * 4.0, 0.0);
+    let backward_weights = (2.0 * n * weights, gate_backward + n * (d * size + hidden * 4.0), 0.0);
+    let minus = if config.subtract_input { needed * d * size } else { 0.0 };
+    let combine_backward = (2.0 * p * d, p * d * size + n * d * (4.0 + size) + minus, 0.0);
+
+    let named = |stem: &str| instance(stem, dtype);
+    let other = |kernel: String, backward: bool, of: (f64, f64, f64)| other(card, kernel, backward, dtype, of);
+    let product = |product: Product| chosen(&chooser, &plan, config.experts.gated, product);
+    Ok(vec![
+        other(named("gate_forward")?, false, gate_forward),
+        other("route_forward".into(), false, route_forward),
+        product(Product::Up)?,
+        product(Product::Down)?,
+        other(named("combine")?, false, combine_forward),
+        product(Product::Dinner)?,
+        product(Product::Dfc2)?,
+        product(Product::Dx)?,
+        product(Product::Dfc1)?,
+        other(named("route_backward")?, true, route_backward),
+        other(named("gate_backward_rows")?, true, backward_rows),
+        other(named("gate_backward_weights")?, true, backward_weights),
+        other(named("combine")?, true, combine_backward),
+    ])
+}
+
+fn chosen(chooser: &Chooser<'_>, plan: &Plan, gated: bool, product: Product) -> Result<Prediction> {
+    let tile = plan.tile(product);
+    let work = chooser.load.work(product, tile);
+    let Cost { seconds, bound } = chooser.cost(product, tile);
+    let kernel = instance(&tile.kernel(product.name(gated)), chooser.dtype)?;
+    let backward = !matches!(product, Product::Up | Product::Down);
+    Ok(Prediction { kernel, backward, tile: Some(tile), seconds, bound, flops: work.flops, bytes: work.bytes })
+}
+
+fn other(card: &Card, kernel: String, backward: bool, dtype: DType, of: (f64, f64, f64)) -> Prediction {
+    let (flops, bytes, waiting) = of;
+    let peak = if dtype == DType::F32 { card.scalar * 0.5 } else { card.tensor * GATE };
+    let (math, memory) = (flops / peak + waiting, bytes / (card.memory * STREAM) + waiting);
+    let Cost { seconds, bound } = Cost::new(&[(math, Bound::Tensor), (memory, Bound::Memory)]);
+    Prediction { kernel, backward, tile: None, seconds, bound, flops, bytes }
+}

@@ -1,0 +1,233 @@
+use super::cost::{LAUNCH, waves};
+use super::product::Segment;
+use super::*;
+use crate::config::{Activation, Capacity, Experts, Gate};
+use crate::gpu::kernels::{KERNELS, find};
+
+fn named(name: &str) -> Facts {
+    CARDS.iter().find(|card| card.name == name).unwrap().facts()
+}
+
+/// What PyTorch's published layer runs: E = 10, K = 3, C = 47, experts 4 D wide.
+fn sizes(config: &MoeConfig, tokens: usize, samples: usize, pruned: bool) -> Sizes {
+    Sizes::new(config, tokens, samples, if pruned { samples } else { tokens * samples }).unwrap()
+}
+
+/// A language model's: gated experts, nothing dropped.
+fn swiglu(width: usize, expert_width: usize, count: usize, top_k: usize) -> MoeConfig {
+    let experts = Experts { count, width: expert_width, activation: Activation::Silu, gated: true, bias: false };
+    let gate = Gate { hidden: None, bias: false };
+    MoeConfig { experts, gate, top_k, capacity: Capacity::None, subtract_input: false, ..MoeConfig::token_authors(width) }
+}
+
+fn plan_of(card: &str, config: &MoeConfig, dtype: DType, tokens: usize, samples: usize, pruned: bool) -> Plan {
+    Plan::new(&named(card), config, dtype, &sizes(config, tokens, samples, pruned))
+}
+
+fn load(experts: usize, pairs: usize, width: usize, expert_width: usize) -> Load {
+    let segments = [Segment { experts, pairs }, Segment::default(), Segment::default()];
+    Load { width, expert_width, gated: false, element: 2, rows: experts * pairs, segments }
+}
+
+/// Useful work over what the waves have room for.
+fn filled(load: &Load, product: Product, columns: usize) -> f64 {
+    let tile = Tile::new(Engine::Wgmma, 128, columns);
+    let work = load.work(product, tile);
+    let room = waves(work.tiles, 132) * 132.0 * 2.0 * 128.0 * columns as f64 * work.depth;
+    (work.flops / room * 1000.0).round() / 10.0
+}
+
+#[test]
+fn waves_are_as_full_as_they_come_out_by_hand() {
+    let large = load(10, 3008, 768, 3072);
+    assert_eq!(large.work(Product::Up, Tile::new(Engine::Wgmma, 128, 256)).tiles, 2880.0);
+    assert_eq!(filled(&large, Product::Up, 256), 97.1);
+    assert_eq!(filled(&large, Product::Dinner, 256), 97.1);
+    assert_eq!(filled(&large, Product::Down, 256), 89.0);
+    assert_eq!(filled(&large, Product::Down, 128), 97.1);
+    assert_eq!(filled(&large, Product::Dx, 128), 97.1);
+    for product in [Product::Dfc1, Product::Dfc2] {
+        assert_eq!((filled(&large, product, 256), filled(&large, product, 128)), (90.9, 99.2));
+    }
+    assert_eq!(filled(&load(10, 1504, 768, 3072), Product::Up, 256), 97.1);
+    assert_eq!(filled(&load(10, 1952, 1024, 4096), Product::Up, 256), 92.4);
+}
+
+#[test]
+fn what_a_product_moves_and_multiplies_is_as_by_hand() {
+    let load = load(10, 3008, 768, 3072);
+    let tile = Tile::new(Engine::Wgmma, 128, 256);
+    let (p, weight) = (30080.0, 10.0 * 768.0 * 3072.0);
+    for product in Product::ALL {
+        assert_eq!(load.work(product, tile).flops, 2.0 * p * 768.0 * 3072.0);
+    }
+    assert_eq!(load.work(Product::Up, tile).bytes, 2.0 * (weight + p * 768.0 + 2.0 * p * 3072.0));
+    assert_eq!(load.work(Product::Down, tile).bytes, 2.0 * (weight + p * 768.0 + p * 3072.0));
+    assert_eq!(load.work(Product::Dinner, tile).bytes, 2.0 * (weight + p * 768.0 + 3.0 * p * 3072.0));
+    let gated = Load { gated: true, ..load };
+    assert_eq!(gated.work(Product::Up, tile).tiles, 2.0 * load.work(Product::Up, tile).tiles);
+    assert_eq!(gated.work(Product::Dx, tile).depth, 2.0 * 3072.0);
+}
+
+#[test]
+fn every_tile_that_is_offered_has_its_kernels_and_every_kernel_is_offered() {
+    let mut offered = vec![];
+    for product in Product::ALL {
+        for (tile, gated) in candidates(product).flat_map(|tile| [(tile, false), (tile, true)]) {
+            let dtypes: &[&str] = if tile.engine == Engine::Ffma { &["f32"] } else { &["bf16", "f16"] };
+            for dtype in dtypes {
+                let name = format!("{}_{dtype}", tile.kernel(product.name(gated)));
+                assert!(find(&name).is_some(), "{name}");
+                offered.push(name);
+            }
+        }
+    }
+    let kernels = KERNELS.iter().filter(|kernel| kernel.name.starts_with("experts_"));
+    kernels.for_each(|kernel| assert!(offered.iter().any(|name| name == kernel.name), "{}", kernel.name));
+}
+
+#[test]
+fn each_shape_gets_the_tiles_written_here() {
+    let tile = |text: &str| {
+        let (engine, sizes) = text.split_once(' ').unwrap();
+        let (sizes, splits) = sizes.split_once('/').unwrap_or((sizes, "1"));
+        let (rows, columns) = sizes.split_once('x').unwrap();
+        let engines = [Engine::Ffma, Engine::Mma, Engine::Wgmma];
+        let engine = engines.into_iter().find(|e| e.name() == engine).unwrap();
+        Tile { engine, rows: rows.parse().unwrap(), columns: columns.parse().unwrap(), splits: splits.parse().unwrap() }
+    };
+    // up, down, dinner, dx, dfc1, dfc2
+    let (wide, narrow, general) = ("wgmma 128x256", "wgmma 128x128", "mma 128x128");
+    let few = |rows: usize, splits: usize| [format!("mma {rows}x128"), format!("mma {rows}x128/{splits}")];
+    let pruned = |rows: usize, splits: usize, weights: &str| {
+        let ([over_d, over_f], weights) = (few(rows, splits), weights.to_owned());
+        [over_d.clone(), over_f.clone(), over_d, over_f, weights.clone(), weights]
+    };
+    let all = |tile: &str| [(); 6].map(|()| tile.to_owned());
+    let text = || [wide, wide, wide, wide, narrow, narrow].map(str::to_owned);
+    let vit = MoeConfig::token_authors;
+    let cases: Vec<(&str, MoeConfig, usize, usize, bool, [String; 6])> = vec![
+        ("H200", vit(768), 197, 32, false, all(wide)),
+        ("H200", vit(768), 197, 64, false, all(wide)),
+        ("H200", vit(512), 77, 32, false, text()),
+        ("H200", vit(512), 77, 64, false, all(wide)),
+        ("H200", vit(1024), 257, 32, false, all(wide)),
+        ("H200", vit(1024), 257, 64, false, all(wide)),
+        ("H200", vit(768), 77, 64, false, all(wide)),
+        ("H200", vit(768), 197, 32, true, pruned(16, 4, narrow)),
+        ("H200", vit(768), 197, 64, true, pruned(32, 4, narrow)),
+        ("H200", vit(512), 77, 64, true, pruned(32, 6, narrow)),
+        ("H200", vit(1024), 257, 64, true, pruned(32, 3, narrow)),
+        ("H200", MoeConfig::feature_authors(512, 4), 64, 1, false, pruned(32, 8, wide)),
+        ("H200", swiglu(768, 1024, 32, 2), 40960, 1, false, all(wide)),
+        ("H200", swiglu(4096, 1024, 128, 8), 32768, 1, false, all(wide)),
+        ("A100", vit(768), 197, 64, false, all(general)),
+        ("A100", vit(768), 197, 64, true, pruned(32, 1, general)),
+        ("RTX 4090", vit(768), 197, 64, false, all(general)),
+    ];
+    let mut wrong = vec![];
+    for (card, config, tokens, samples, pruned, want) in cases {
+        let got = plan_of(card, &config, DType::Bf16, tokens, samples, pruned);
+        if got != Plan::of(want.map(|text| tile(&text))) {
+            let tiles = Product::ALL.map(|p| (got.tile(p).kernel(p.name(config.experts.gated)), got.tile(p).splits));
+            wrong.push(format!("{card} D={} {tokens}x{samples} {pruned}: {tiles:?}", config.width));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn what_an_engine_cannot_do_is_left_to_another() {
+    let engine = |card: &str, config: &MoeConfig, dtype: DType| plan_of(card, config, dtype, 197, 64, false).up.engine;
+    let config = MoeConfig::token_authors(768);
+    assert_eq!(engine("H200", &config, DType::F32), Engine::Ffma);
+    assert_eq!(engine("H200", &config, DType::F16), Engine::Wgmma);
+    assert_eq!(engine("H200", &MoeConfig::token_authors(772), DType::F16), Engine::Mma);
+    assert_eq!(engine("B200", &config, DType::Bf16), Engine::Mma);
+    let narrow = Facts { shared_bytes: 99 << 10, ..named("H200") };
+    assert_eq!(Plan::new(&narrow, &config, DType::Bf16, &sizes(&config, 197, 64, false)).up.engine, Engine::Mma);
+    let plan = plan_of("H200", &config, DType::Bf16, 197, 64, false);
+    let without = plan.without_maps();
+    assert!(Product::ALL.into_iter().all(|product| without.tile(product).engine == Engine::Mma));
+    assert_eq!(without.rows(), plan.rows(), "the list of tiles is the same");
+    let one = Plan::new(&Facts { multiprocessors: 0, ..named("H200") }, &config, DType::Bf16, &sizes(&config, 1, 1, false));
+    assert!(one.rows() >= Tile::FEWEST_ROWS);
+}
+
+#[test]
+fn more_pairs_never_take_less_time() {
+    let config = MoeConfig { capacity: Capacity::None, ..MoeConfig::token_authors(768) };
+    for card in &CARDS {
+        let mut before = [0.0; 7];
+        for rows in (1..40).chain((64..20_000).step_by(997)) {
+            let facts = card.facts();
+            let chooser = Chooser::new(&facts, &config, DType::Bf16, &Sizes::new(&config, rows, 1, rows).unwrap());
+            let plan = chooser.plan();
+            // Each with one tile, and the plan's sum with whichever it has.
+            let mut now = [0.0; 7];
+            for (now, product) in now.iter_mut().zip(Product::ALL) {
+                *now = chooser.cost(product, Tile::new(Engine::Mma, 128, 128)).seconds;
+            }
+            now[6] = Product::ALL.iter().map(|&product| chooser.cost(product, plan.tile(product)).seconds).sum();
+            assert!(
+                now.iter().zip(before).all(|(now, before)| *now >= before * 0.999),
+                "{} at {rows}: {before:?} {now:?}",
+                card.name
+            );
+            before = now;
+        }
+    }
+}
+
+#[test]
+fn a_plan_for_an_even_load_is_not_far_from_the_best_of_a_skewed_one() {
+    for pruned in [false, true] {
+        let config = MoeConfig::token_authors(768);
+        let facts = named("H200");
+        let even = Chooser::new(&facts, &config, DType::Bf16, &sizes(&config, 197, 64, pruned));
+        let pairs = even.load.pairs();
+        let segments = [Segment { experts: 1, pairs }, Segment { experts: 9, pairs: 0 }, Segment::default()];
+        let skewed = Chooser { load: Load { segments, ..even.load }, card: even.card, ..even };
+        let seconds = |plan: Plan| Product::ALL.iter().map(|&p| skewed.cost(p, plan.tile(p)).seconds).sum::<f64>();
+        let (chosen, best) = (seconds(plan_of("H200", &config, DType::Bf16, 197, 64, pruned)), seconds(skewed.plan()));
+        assert!(chosen <= best * 1.3, "{chosen} {best}");
+    }
+}
+
+#[test]
+fn a_pass_is_predicted_kernel_by_kernel_and_none_beats_the_card() {
+    let config = MoeConfig::token_authors(768);
+    for card in &CARDS {
+        let all = predict(&card.facts(), &config, DType::Bf16, 197, 64, 197 * 64).unwrap();
+        assert_eq!((all.len(), all.iter().filter(|p| !p.backward).count()), (13, 5));
+        for p in &all {
+            assert!(find(&p.kernel).is_some(), "{}", p.kernel);
+            let floor = (p.flops / card.tensor).max(p.bytes / card.memory) + LAUNCH;
+            assert!(p.seconds >= floor, "{}: {p:?}", card.name);
+        }
+    }
+    // ViT-B, 64 images: 364 and 728 us of multiplications alone.
+    let h200 = predict(&named("H200"), &config, DType::Bf16, 197, 64, 197 * 64).unwrap();
+    let microseconds = |backward: bool| h200.iter().filter(|p| p.backward == backward).map(|p| p.seconds * 1e6).sum::<f64>();
+    let (forward, backward) = (microseconds(false), microseconds(true));
+    assert!((400.0..650.0).contains(&forward) && (800.0..1300.0).contains(&backward), "{forward} {backward}");
+    for p in &h200 {
+        println!("{:<36} {:>7.1} us, {}", p.kernel, p.seconds * 1e6, p.bound.name());
+    }
+    println!("forward {forward:.0} us, backward {backward:.0} us");
+    let up = h200.iter().find(|p| p.kernel == "experts_up_wgmma_128x256_bf16").unwrap();
+    assert_eq!(up.flops, 2.0 * 30080.0 * 768.0 * 3072.0);
+    assert!(predict(&named("H200"), &config, DType::F64, 2, 2, 4).is_err());
+}
+
+#[test]
+fn a_card_is_known_by_its_name_or_by_its_architecture() {
+    let of = |name: &str, arch: u32, multiprocessors: u32| {
+        Card::of(&Facts { name: name.into(), arch: crate::gpu::driver::Arch(arch), multiprocessors, ..named("H200") })
+    };
+    assert_eq!(of("NVIDIA H200", 90, 132), CARDS[0]);
+    assert_eq!(of("NVIDIA H100 80GB HBM3", 90, 132).memory, 2.9e12);
+    let half = of("something new", 90, 66);
+    assert_eq!((half.tensor, half.multiprocessors), (395e12, 66));
+    assert_eq!(of("NVIDIA GeForce RTX 4090", 89, 128).name, "RTX 4090");
+}
