@@ -31,7 +31,8 @@ fn an_emulated_device_counts() {
     assert_eq!(layer.pairs(), work("vit-b16-text-pruned", 1).pairs());
     let found = layer.measure(Duration::ZERO).unwrap();
     let launches: Vec<_> = found.iter().map(|m| m.launches.unwrap()).collect();
-    assert_eq!(launches, [1, 1, 2, 1, 4, 1, 2, 1, 5, 8]);
+    // Ten parts, and each of the six products.
+    assert_eq!(launches, [1, 1, 2, 1, 4, 1, 2, 1, 5, 8, 1, 1, 1, 1, 1, 1]);
     assert!(found.iter().all(|m| m.times.is_none() && m.cost != Cost::default()));
 }
 
@@ -149,6 +150,47 @@ fn an_emulated_device_counts_a_layer_from_given_probabilities() {
     assert_eq!(whole, [1 + 2 + 1, 4 + 1 + 1]);
 }
 
+/// The experts' parts are the six products', whether counted together or one by one.
+#[cfg(feature = "emulate")]
+#[test]
+fn products_add_up_to_the_experts() {
+    let layer =
+        fair_moe::bench::DeviceLayer::<half::f16>::new(&small_language_shape(), 16, &"emulated".parse().unwrap()).unwrap();
+    let found = layer.measure(Duration::ZERO).unwrap();
+    let flops = |pass: Pass, stages: &[Stage]| -> f64 {
+        found.iter().filter(|m| m.part.1 == pass && stages.contains(&m.part.0)).map(|m| m.cost.flops).sum()
+    };
+    use Stage::{Dfc1, Dfc2, Dinner, Down, Dx, Experts, Up};
+    assert_eq!(flops(Pass::Forward, &[Experts]), flops(Pass::Forward, &[Up, Down]));
+    assert_eq!(flops(Pass::Backward, &[Experts]), flops(Pass::Backward, &[Dinner, Dfc2, Dx, Dfc1]));
+    // Up of two maps: x, both matrices of 32 experts, both inner layers and their product.
+    let (n, p, d, f) = (64.0, 128.0, 64.0, 48.0);
+    let up = found.iter().find(|m| m.part.0 == Up).unwrap().cost;
+    assert_eq!((up.flops, up.bytes), (4.0 * p * d * f, 2.0 * (n * d + 2.0 * 32.0 * f * d + 3.0 * p * f)));
+}
+
+/// Nothing is predicted to be faster than the card, and a whole is the sum of its parts.
+#[test]
+fn predictions_of_parts_add_up_to_that_of_the_layer() {
+    let card = fair_moe::bench::card("h200").unwrap();
+    for (name, whole) in [("vit-b16-image", Stage::Layer), ("vit-l14-text-pruned", Stage::Layer), ("olmoe", Stage::Routed)] {
+        let shape = name.parse::<Shape>().unwrap();
+        let samples = shape.samples_or(64);
+        let (pairs, found) = fair_moe::bench::predicted(&card, &shape, samples, fair_moe::DType::Bf16).unwrap();
+        let want = [("vit-b16-image", 64 * 470), ("vit-l14-text-pruned", 64 * 3), ("olmoe", 32768 * 8)];
+        assert!(want.contains(&(name, pairs)), "{name} {pairs}");
+        for pass in [Pass::Forward, Pass::Backward] {
+            let seconds = |stage| found.iter().filter(|p| p.part == (stage, pass)).map(|p| p.seconds).sum::<f64>();
+            let parts = [Stage::Gate, Stage::Route, Stage::Experts, Stage::Combine].map(seconds);
+            assert!((parts.iter().sum::<f64>() / seconds(whole) - 1.0).abs() < 1e-9, "{name} {parts:?}");
+            assert_eq!(seconds(Stage::Gate) > 0.0, whole == Stage::Layer);
+        }
+        let ceilings = fair_moe::bench::Ceilings::of_card(&card, fair_moe::DType::Bf16);
+        assert!(found.iter().all(|p| p.cost.flops / p.seconds < ceilings.flops_per_second), "{found:?}");
+    }
+    assert!(fair_moe::bench::card("a card of nobody's").unwrap_err().to_string().contains("H200, H100, A100"));
+}
+
 /// x, and one number for each pair and unit of an expert: section by section of the published layer.
 #[test]
 fn what_is_kept_for_backward_is_little_more_than_x_and_one_inner_layer() {
@@ -159,4 +201,34 @@ fn what_is_kept_for_backward_is_little_more_than_x_and_one_inner_layer() {
     assert!((rows * 192 * 4..rows * 250 * 4).contains(&saved.routing), "{saved:?}");
     let gated = Saved::of(&"swiglu-1.4b".parse().unwrap(), 128, fair_moe::DType::Bf16).unwrap();
     assert_eq!((gated.x, gated.experts), (40960 * 768 * 2, 2 * 81920 * 1024 * 2));
+}
+
+/// On a machine without any device: a hollow point for each part that computes something, and as many figures as lines.
+#[cfg(feature = "model")]
+#[test]
+fn predictions_are_drawn_and_written_without_a_device() {
+    let folder = tempfile::tempdir().unwrap();
+    let [plot, json] = ["roofline.svg", "bench.json"].map(|name| folder.path().join(name));
+    let mut bench = std::process::Command::new(env!("CARGO_BIN_EXE_fair-moe"));
+    bench.args(["bench", "--dtype", "bf16", "--samples", "64", "--predict", "--shape", "vit-b16-image", "swiglu-1.4b"]);
+    let output = bench.arg("--plot").arg(&plot).arg("--json").arg(&json).output().unwrap();
+    let (text, said) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert!(output.status.success() && text.starts_with("H200: predictions, of which nothing was measured"), "{text}{said}");
+
+    let report: serde_json::Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
+    let results = report["results"].as_array().unwrap();
+    let of = |shape: &str| results.iter().filter(|row| row["shape"] == shape).count();
+    // Both directions of gate, route, experts, combine and the whole, and six products; no gate where probabilities are given.
+    assert_eq!((of("vit-b16-image"), of("swiglu-1.4b")), (16, 14));
+    assert!(results.iter().all(|row| row["median_ms"].is_null() && row["predicted_ms"].as_f64().unwrap() > 0.0));
+    assert_eq!(report["saved"][0]["experts_bytes"], 64 * 10 * 47 * 3072 * 2);
+    assert_eq!(text.lines().filter(|line| line.contains("kept for backward")).count(), 2);
+
+    let drawing = std::fs::read_to_string(plot).unwrap();
+    let drawing = roxmltree::Document::parse(&drawing).unwrap();
+    let within =
+        |class: &str| drawing.descendants().filter(|n| n.attribute("class").is_some_and(|c| c.starts_with(class))).count();
+    let computing = results.iter().filter(|row| row["flops"].as_f64().unwrap() > 0.0).count();
+    // The legend has one of each direction too.
+    assert_eq!((within("point"), within("hollow"), within("dot")), (computing, computing + 2, 0));
 }

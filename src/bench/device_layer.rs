@@ -58,7 +58,8 @@ impl<T: Element> DeviceLayer<T> {
     /// # Errors
     /// Those of the device.
     pub fn measure(&self, budget: Duration) -> Result<Vec<Measurement>> {
-        self.input.parts().iter().map(|&part| self.measure_part(part, budget)).collect()
+        let parts = self.input.parts().iter().chain(&Stage::PRODUCTS);
+        parts.map(|&part| self.measure_part(part, budget)).collect()
     }
 
     /// The same of one part.
@@ -94,6 +95,8 @@ impl<T: Element> Launches for Layer<T> {
                 (Pass::Forward, Stage::Route) => forward.route(queue),
                 (Pass::Forward, Stage::Experts) => forward.experts(queue),
                 (Pass::Forward, Stage::Combine) => forward.combine(queue),
+                (Pass::Forward, Stage::Up) => forward.up(queue),
+                (Pass::Forward, Stage::Down) => forward.down(queue),
                 (Pass::Forward, Stage::Routed) => {
                     forward.route(queue)?;
                     forward.experts(queue)?;
@@ -104,6 +107,10 @@ impl<T: Element> Launches for Layer<T> {
                 (Pass::Backward, Stage::Route) => backward.route(queue),
                 (Pass::Backward, Stage::Experts) => backward.experts(queue),
                 (Pass::Backward, Stage::Combine) => backward.combine(queue),
+                (Pass::Backward, Stage::Dinner) => backward.dinner(queue),
+                (Pass::Backward, Stage::Dfc2) => backward.dfc2(queue),
+                (Pass::Backward, Stage::Dx) => backward.dx(queue),
+                (Pass::Backward, Stage::Dfc1) => backward.dfc1(queue),
                 (Pass::Backward, Stage::Routed) => {
                     backward.experts(queue)?;
                     backward.route(queue)?;
@@ -115,7 +122,12 @@ impl<T: Element> Launches for Layer<T> {
     }
 
     fn needed_anew(&self, part: Part) -> Option<Part> {
-        let (stage, pass) = part;
-        (matches!(stage, Stage::Route | Stage::Routed) && pass == Pass::Forward).then_some((Stage::Gate, Pass::Forward))
+        match part {
+            (Stage::Route | Stage::Routed, Pass::Forward) => Some((Stage::Gate, Pass::Forward)),
+            // Those before them set the counters back of whatever they split.
+            (Stage::Down, _) => Some((Stage::Up, Pass::Forward)),
+            (Stage::Dx, _) => Some((Stage::Dinner, Pass::Backward)),
+            _ => None,
+        }
     }
 }

@@ -113,6 +113,7 @@ impl<T: Element> LayerInput<T> {
         // Of experts without rows only the gradients' zeros are written.
         let experts = (1.0 + inner) * f * d * if backward { busy + e } else { busy };
         let saved = p * f * inner;
+        let products = |count: f64, elements: f64| Cost { flops: 2.0 * count * p * d * f, bytes: elements * size };
         match stage {
             Stage::Gate => {
                 let tensors = times * (n * d + gate) * size;
@@ -123,6 +124,13 @@ impl<T: Element> LayerInput<T> {
                 let rows = (times * r + p) * d;
                 Cost { flops: times * 2.0 * (1.0 + inner) * p * d * f, bytes: (rows + experts + saved) * size }
             }
+            // In elements: rows of x or dy, pairs' rows, matrices and inner layers.
+            Stage::Up => products(inner, r * d + inner * busy * f * d + saved + p * f),
+            Stage::Down => products(1.0, p * f + busy * f * d + p * d),
+            Stage::Dinner => products(1.0, r * d + busy * f * d + saved + inner * p * f + p * f),
+            Stage::Dx => products(inner, inner * p * f + inner * busy * f * d + p * d),
+            Stage::Dfc1 => products(inner, inner * p * f + r * d + inner * e * f * d),
+            Stage::Dfc2 => products(1.0, p * f + r * d + e * f * d),
             Stage::Combine => {
                 let of_gate = if backward && !self.given { n * d * wide } else { 0.0 };
                 Cost { flops: 2.0 * p * d, bytes: (p + n + minus) * d * size + of_gate }

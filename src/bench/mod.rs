@@ -13,6 +13,7 @@ mod layer;
 mod loss;
 mod loss_input;
 mod machine;
+mod predicted;
 #[cfg(feature = "model")]
 mod roofline;
 mod saved;
@@ -28,6 +29,7 @@ pub use device_loss::DeviceLoss;
 pub use layer::LayerWork;
 pub use loss::LossWork;
 pub use machine::{Ceilings, cpu_name, instruction_sets};
+pub use predicted::{Predicted, card, card_of, predicted};
 #[cfg(feature = "model")]
 pub use roofline::{Found, roofline};
 pub use saved::Saved;
@@ -49,6 +51,18 @@ pub enum Stage {
     Experts,
     /// Each row's sum over its pairs.
     Combine,
+    /// Of the experts' products: x fc1ᵀ, in gated experts with that of the gating map.
+    Up,
+    /// hidden fc2ᵀ.
+    Down,
+    /// dy fc2.
+    Dinner,
+    /// dinner fc1.
+    Dx,
+    /// dinnerᵀ x.
+    Dfc1,
+    /// dyᵀ hidden.
+    Dfc2,
     /// Count, mean and variance of each group's columns.
     Moments,
     /// Cross entropy and correlations of the logits.
@@ -68,6 +82,17 @@ pub enum Stage {
 }
 
 impl Stage {
+    /// The experts' products, in the order in which one needs what another leaves.
+    pub(super) const PRODUCTS: [Part; 6] = {
+        use {Pass::*, Stage::*};
+        [(Up, Forward), (Down, Forward), (Dinner, Backward), (Dfc2, Backward), (Dx, Backward), (Dfc1, Backward)]
+    };
+
+    /// Whether it is one of the experts' products.
+    pub(super) fn is_product(self) -> bool {
+        Self::PRODUCTS.iter().any(|product| product.0 == self)
+    }
+
     /// Its name in tables and files.
     pub fn name(self) -> &'static str {
         match self {
@@ -75,6 +100,12 @@ impl Stage {
             Stage::Route => "route",
             Stage::Experts => "experts",
             Stage::Combine => "combine",
+            Stage::Up => "up",
+            Stage::Down => "down",
+            Stage::Dinner => "dinner",
+            Stage::Dx => "dx",
+            Stage::Dfc1 => "dfc1",
+            Stage::Dfc2 => "dfc2",
             Stage::Moments => "moments",
             Stage::Contrast => "contrast",
             Stage::Transport => "transport",

@@ -1,6 +1,6 @@
 //! A picture of what was measured and predicted, under the machine's roof.
 
-use super::{Ceilings, Cost, Measurement, Part, Pass};
+use super::{Ceilings, Cost, Measurement, Part, Pass, Predicted};
 use crate::report::plot;
 
 /// What was found of one shape.
@@ -11,7 +11,7 @@ pub struct Found<'a> {
     /// What was measured.
     pub measured: &'a [Measurement],
     /// What was predicted of the same.
-    pub predicted: &'a [(Part, Cost, f64)],
+    pub predicted: &'a [Predicted],
 }
 
 /// An SVG file: speed over arithmetic intensity, a part a point, and a roof for each pair of ceilings, the first of which shares are of.
@@ -31,7 +31,7 @@ pub fn roofline(title: String, roofs: &[(String, Ceilings)], found: &[Found<'_>]
         let timed = found.measured.iter().filter_map(|m| Some((m.part, m.cost, m.times?.median.as_secs_f64())));
         let shown = |(_, cost, seconds): &(Part, Cost, f64)| cost.flops > 0.0 && cost.bytes > 0.0 && *seconds > 0.0;
         let measured: Vec<_> = timed.filter(shown).collect();
-        let predicted: Vec<_> = found.predicted.iter().copied().filter(shown).collect();
+        let predicted: Vec<_> = found.predicted.iter().map(|p| (p.part, p.cost, p.seconds)).filter(shown).collect();
         let is_shown = |part: Part| measured.iter().chain(&predicted).any(|p| p.0 == part);
         let without =
             found.measured.iter().filter(|m| !is_shown(m.part)).map(|m| format!("{} {}", m.part.0.name(), m.part.1.name()));
@@ -69,7 +69,8 @@ mod tests {
             measurement((Stage::Route, forward), 0.0, Some(1)),
             measurement((Stage::Experts, forward), 1e12, None),
         ];
-        let predicted = [((Stage::Experts, backward), measured[1].cost, 0.02)];
+        let (part, cost) = ((Stage::Experts, backward), measured[1].cost);
+        let predicted = [Predicted { part, kernel: "4 kernels".into(), bound: None, seconds: 0.02, cost }];
         let roofs = [("published <1>".into(), Ceilings { flops_per_second: 2e14, bytes_per_second: 4e12 })];
         let found = Found { heading: "a shape & more", measured: &measured, predicted: &predicted };
         let svg = roofline("A machine".into(), &roofs, &[found, Found { heading: "nothing", measured: &[], predicted: &[] }]);

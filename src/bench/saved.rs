@@ -1,6 +1,6 @@
 //! What a layer keeps of forward for backward.
 
-use super::{Fill, Shape};
+use super::Shape;
 use crate::dtype::DType;
 use crate::error::{Result, product};
 use crate::gpu::moe::{StatePart, state_layout};
@@ -24,8 +24,7 @@ impl Saved {
     pub fn of(shape: &Shape, samples: usize, dtype: DType) -> Result<Self> {
         let (config, tokens) = (&shape.config, shape.tokens);
         let x = product("x", &[tokens, samples, config.width, dtype.bytes()])?;
-        let needed = if shape.fill == Fill::Pruned { samples } else { tokens * samples };
-        let layout = state_layout(config, dtype, tokens, samples, needed, true)?;
+        let layout = state_layout(config, dtype, tokens, samples, shape.needed(samples), true)?;
         let experts = layout[StatePart::Inner] + layout[StatePart::Glu];
         let all: usize = StatePart::ALL.into_iter().map(|part| layout[part]).sum();
         Ok(Self { x, experts, routing: all - experts })

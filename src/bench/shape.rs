@@ -57,6 +57,11 @@ impl Shape {
         self.samples.unwrap_or(asked)
     }
 
+    /// How many rows are needed.
+    pub(super) fn needed(&self, samples: usize) -> usize {
+        if self.fill == Fill::Pruned { samples } else { self.tokens * samples }
+    }
+
     /// One expert that takes all N = T·B rows: its products are dense ones, and its sum a copy.
     pub(super) fn dense(tokens: usize, samples: usize, width: usize) -> Self {
         let experts = Experts { activation: Activation::Relu, gated: false, ..experts(1, width) };

@@ -5,13 +5,15 @@ mod rows;
 
 use crate::output::say;
 use fair_moe::bench::{
-    DeviceLayer, DeviceLoss, Found, LayerWork, LossWork, Measurement, Saved, Shape, StepWork, measure, peak_memory, roofline,
+    DeviceLayer, DeviceLoss, Found, LayerWork, LossWork, Measurement, Predicted, Saved, Shape, StepWork, card, card_of, measure,
+    peak_memory, predicted, roofline,
 };
 use fair_moe::files::{write_atomically, write_json};
+use fair_moe::gpu::driver::Facts;
 use fair_moe::{DType, Device, Element, Error, Result};
 use half::{bf16, f16};
 use known::Known;
-use rows::{Report, Table, machine, name};
+use rows::{Report, Row, SavedRow, Table, machine, name};
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -38,6 +40,10 @@ pub struct Args {
     /// f64, f32, bf16 or f16. The loss is computed in f64 for f64, in f32 otherwise.
     #[arg(long, default_value = "f32")]
     dtype: DType,
+    /// Instead of measuring: what the cost model that chooses tiles says of each kernel on a card that need not be here, such as H200
+    /// or A100.
+    #[arg(long, value_name = "CARD", num_args = 0..=1, default_missing_value = "H200", conflicts_with_all = ["device", "step"])]
+    predict: Option<String>,
     /// Where to write the figures as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -46,10 +52,14 @@ pub struct Args {
     plot: Option<PathBuf>,
 }
 
-/// How long each part is measured.
-const BUDGET: Duration = Duration::from_secs(1);
+/// How long each part is measured on the CPU, and on a GPU, whose parts mostly take less than a millisecond.
+const ON_CPU: Duration = Duration::from_secs(1);
+const ON_GPU: Duration = Duration::from_millis(200);
 
 pub fn run(args: Args, out: &mut dyn Write) -> Result<()> {
+    if let Some(name) = &args.predict {
+        return predict(&args, &card(name)?, out);
+    }
     match args.dtype {
         DType::F64 => run_in::<f64>(&args, out),
         DType::F32 => run_in::<f32>(&args, out),
@@ -65,61 +75,98 @@ fn run_in<T: Element>(args: &Args, out: &mut dyn Write) -> Result<()> {
     let name = name(facts);
     say!(out, "{name}")?;
     let mut known = Known::of::<T>(&device, out)?;
-    let (mut results, mut saved) = (vec![], vec![]);
-    let mut drawn: Vec<(String, Vec<Measurement>)> = vec![];
-    let ceilings = known.all.first().map(|first| first.1);
-    let table = |shape, samples, pairs| Table { ceilings, shape, samples, pairs, dtype: T::DTYPE, device: &device };
+    let mut all = Findings::default();
+    let asked = args.samples as usize;
     if args.step {
         if device.driver().is_some() {
             return Err(Error::Refused(format!("a training step is measured on the CPU, not on {device}: add --device cpu")));
         }
-        let samples = args.samples as usize;
-        let mut step = StepWork::new(samples, T::DTYPE, !args.unpruned)?;
+        let mut step = StepWork::new(asked, T::DTYPE, !args.unpruned)?;
         let shape = if args.unpruned { "vit-b16-step-unpruned" } else { "vit-b16-step" };
-        let (table, found) = (table(shape, samples, 0), measure(&mut step, BUDGET)?);
-        results.extend(table.print(&found, out)?);
+        let table =
+            Table { ceilings: known.first(), shape, samples: asked, pairs: 0, dtype: T::DTYPE, device: device.to_string() };
+        all.add(&table, measure(&mut step, ON_CPU)?, vec![], out)?;
         let memory = peak_memory().map_or("unknown".into(), |bytes| format!("{:.2} GB", bytes as f64 / 1e9));
         say!(out, "{} parameters that are trained, peak memory {memory}", step.parameters())?;
-        drawn.push((table.heading(), found));
     } else {
         for shape in &args.shape {
-            let samples = shape.samples_or(args.samples as usize);
+            let samples = shape.samples_or(asked);
             let (pairs, found) = measured::<T>(shape, samples, &device)?;
-            let table = table(&shape.name, samples, pairs);
-            results.extend(table.print(&found, out)?);
-            if device.driver().is_some() {
-                saved.push(table.print_saved(&Saved::of(shape, samples, T::DTYPE)?, out)?);
+            let predictions = facts.map(|facts| predicted(&card_of(facts), shape, samples, T::DTYPE)).transpose()?;
+            let (dtype, device) = (T::DTYPE, device.to_string());
+            let table = Table { ceilings: known.first(), shape: &shape.name, samples, pairs, dtype, device };
+            all.add(&table, found, predictions.map_or(vec![], |of| of.1), out)?;
+            if facts.is_some() {
+                all.saved.push(table.print_saved(&Saved::of(shape, samples, T::DTYPE)?, out)?);
             }
-            drawn.push((table.heading(), found));
         }
     }
     // Last, so that what a profiler sees first is what is measured.
     known.complete::<T>(&device, out)?;
-    if let Some(path) = &args.plot {
-        let found = drawn.iter().map(|(heading, found)| Found { heading, measured: found, predicted: &[] });
-        let title = format!("Roofline, {} on {name}", T::DTYPE);
-        let svg = roofline(title, &known.all, &found.collect::<Vec<_>>());
-        write_atomically(path, |file| file.write_all(svg.as_bytes()))?;
+    all.write(args, &known, facts, &format!("{} on {name}", T::DTYPE))
+}
+
+/// The same table with nothing measured.
+fn predict(args: &Args, card: &Facts, out: &mut dyn Write) -> Result<()> {
+    let (dtype, name) = (args.dtype, &card.name);
+    say!(out, "{name}: predictions, of which nothing was measured")?;
+    let mut known = Known::default();
+    known.add_card(card, dtype, out)?;
+    let mut all = Findings::default();
+    for shape in &args.shape {
+        let samples = shape.samples_or(args.samples as usize);
+        let (pairs, predictions) = predicted(card, shape, samples, dtype)?;
+        let unmeasured = |p: &Predicted| Measurement { part: p.part, times: None, launches: None, cost: p.cost };
+        let found = predictions.iter().map(unmeasured).collect();
+        let table = Table { ceilings: known.first(), shape: &shape.name, samples, pairs, dtype, device: name.clone() };
+        all.add(&table, found, predictions, out)?;
+        all.saved.push(table.print_saved(&Saved::of(shape, samples, dtype)?, out)?);
     }
-    let report = Report { machine: machine(facts, &known), results, saved };
-    args.json.as_ref().map_or(Ok(()), |path| write_json(path, &report))
+    all.write(args, &known, Some(card), &format!("{dtype} on {name}"))
+}
+
+/// What was found of all shapes.
+#[derive(Default)]
+struct Findings {
+    results: Vec<Row>,
+    saved: Vec<SavedRow>,
+    drawn: Vec<(String, Vec<Measurement>, Vec<Predicted>)>,
+}
+
+impl Findings {
+    fn add(&mut self, table: &Table<'_>, found: Vec<Measurement>, predicted: Vec<Predicted>, out: &mut dyn Write) -> Result<()> {
+        self.results.extend(table.print(&found, &predicted, out)?);
+        self.drawn.push((table.heading(), found, predicted));
+        Ok(())
+    }
+
+    /// Writes the files that are asked for.
+    fn write(self, args: &Args, known: &Known, facts: Option<&Facts>, on: &str) -> Result<()> {
+        if let Some(path) = &args.plot {
+            let found = self.drawn.iter().map(|(heading, measured, predicted)| Found { heading, measured, predicted });
+            let svg = roofline(format!("Roofline, {on}"), &known.all, &found.collect::<Vec<_>>());
+            write_atomically(path, |file| file.write_all(svg.as_bytes()))?;
+        }
+        let report = Report { machine: machine(facts, known), results: self.results, saved: self.saved };
+        args.json.as_ref().map_or(Ok(()), |path| write_json(path, &report))
+    }
 }
 
 /// P, and what was found of every part.
 fn measured<T: Element>(shape: &Shape, samples: usize, device: &Device) -> Result<(usize, Vec<Measurement>)> {
     if device.driver().is_some() {
         let layer = DeviceLayer::<T>::new(shape, samples, device)?;
-        let (pairs, mut found) = (layer.pairs(), layer.measure(BUDGET)?);
+        let (pairs, mut found) = (layer.pairs(), layer.measure(ON_GPU)?);
         drop(layer);
         if !shape.given {
-            found.extend(DeviceLoss::new(shape, samples, device)?.measure(BUDGET)?);
+            found.extend(DeviceLoss::new(shape, samples, device)?.measure(ON_GPU)?);
         }
         return Ok((pairs, found));
     }
     let mut layer = LayerWork::<T>::new(shape, samples)?;
-    let mut found = measure(&mut layer, BUDGET)?;
+    let mut found = measure(&mut layer, ON_CPU)?;
     if !shape.given {
-        found.extend(measure(&mut LossWork::<T::Wide>::new(shape, samples)?, BUDGET)?);
+        found.extend(measure(&mut LossWork::<T::Wide>::new(shape, samples)?, ON_CPU)?);
     }
     Ok((layer.pairs(), found))
 }

@@ -271,11 +271,47 @@ impl Backward {
     pub unsafe fn experts(&self, queue: &Queue<'_>) -> Result<()> {
         // SAFETY: the caller's promise.
         unsafe {
-            experts::dinner(queue, self.dtype, self.plan.dinner, &self.dinner, self.pairs)?;
-            experts::dfc2(queue, self.dtype, self.plan.dfc2, &self.dfc2, self.pairs)?;
-            experts::dx(queue, self.dtype, self.plan.dx, &self.dx, self.pairs)?;
-            experts::dfc1(queue, self.dtype, self.plan.dfc1, &self.dfc1, self.pairs)
+            self.dinner(queue)?;
+            self.dfc2(queue)?;
+            self.dx(queue)?;
+            self.dfc1(queue)
         }
+    }
+
+    /// `dinner` alone.
+    ///
+    /// # Safety
+    /// As [`super::moe_backward`], after forward.
+    pub unsafe fn dinner(&self, queue: &Queue<'_>) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { experts::dinner(queue, self.dtype, self.plan.dinner, &self.dinner, self.pairs) }
+    }
+
+    /// `dfc2` alone.
+    ///
+    /// # Safety
+    /// As [`super::moe_backward`], after `dinner`.
+    pub unsafe fn dfc2(&self, queue: &Queue<'_>) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { experts::dfc2(queue, self.dtype, self.plan.dfc2, &self.dfc2, self.pairs) }
+    }
+
+    /// `dx` alone.
+    ///
+    /// # Safety
+    /// As [`super::moe_backward`], after `dfc2`.
+    pub unsafe fn dx(&self, queue: &Queue<'_>) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { experts::dx(queue, self.dtype, self.plan.dx, &self.dx, self.pairs) }
+    }
+
+    /// `dfc1` alone.
+    ///
+    /// # Safety
+    /// As [`super::moe_backward`], after `dx`.
+    pub unsafe fn dfc1(&self, queue: &Queue<'_>) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { experts::dfc1(queue, self.dtype, self.plan.dfc1, &self.dfc1, self.pairs) }
     }
 
     /// Routing alone.

@@ -205,9 +205,27 @@ impl Forward {
     pub unsafe fn experts(&self, queue: &Queue<'_>) -> Result<()> {
         // SAFETY: the caller's promise.
         unsafe {
-            experts::up(queue, self.dtype, self.plan.up, &self.up, self.pairs)?;
-            experts::down(queue, self.dtype, self.plan.down, &self.down, self.pairs)
+            self.up(queue)?;
+            self.down(queue)
         }
+    }
+
+    /// `up` alone.
+    ///
+    /// # Safety
+    /// As [`super::moe_forward`], after routing.
+    pub unsafe fn up(&self, queue: &Queue<'_>) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { experts::up(queue, self.dtype, self.plan.up, &self.up, self.pairs) }
+    }
+
+    /// `down` alone.
+    ///
+    /// # Safety
+    /// As [`super::moe_forward`], after `up`.
+    pub unsafe fn down(&self, queue: &Queue<'_>) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { experts::down(queue, self.dtype, self.plan.down, &self.down, self.pairs) }
     }
 
     /// The sum alone.

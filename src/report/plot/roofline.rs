@@ -223,7 +223,7 @@ fn place(points: &[[f64; 2]], texts: &[&str], bounds: [f64; 4]) -> Vec<Label> {
     let marks: Vec<[f64; 4]> = points.iter().map(|p| [p[0] - MARK, p[1] - MARK, p[0] + MARK, p[1] + MARK]).collect();
     let mut labels: Vec<Label> = Vec::new();
     for (point, text) in points.iter().zip(texts) {
-        let size = [width(text, SIZE) + 2.0, 15.0];
+        let size = [width(text, SIZE) + 6.0, 15.0];
         let taken: Vec<[f64; 4]> = marks.iter().copied().chain(labels.iter().map(|label| label.area)).collect();
         let badness = |area: &[f64; 4]| {
             let inside = size[0] * size[1] - overlap(area, &bounds);

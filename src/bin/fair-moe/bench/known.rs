@@ -1,9 +1,10 @@
 //! The machine's ceilings, and where they are from.
 
-use super::BUDGET;
+use super::ON_GPU;
 use crate::output::say;
-use fair_moe::bench::Ceilings;
-use fair_moe::{Device, Element, Result};
+use fair_moe::bench::{Ceilings, card_of};
+use fair_moe::gpu::driver::Facts;
+use fair_moe::{DType, Device, Element, Result};
 use std::io::Write;
 
 /// Those that there are; shares are of the first.
@@ -20,11 +21,16 @@ impl Known {
     pub fn of<T: Element>(device: &Device, out: &mut dyn Write) -> Result<Self> {
         let mut known = Self::default();
         let Some(driver) = device.driver() else {
-            known.add::<T>("a product of two 2048 x 2048 matrices and a copy, in this run", Ceilings::measure::<T>(), out)?;
+            let from = "a product of two 2048 x 2048 matrices and a copy, in this run";
+            known.add(from, Ceilings::measure::<T>(), T::DTYPE, out)?;
             return Ok(known);
         };
+        if driver.facts().driver == 0 {
+            known.add_card(&card_of(driver.facts()), T::DTYPE, out)?;
+            return Ok(known);
+        }
         match Ceilings::of_gpu(&driver.facts().name, T::DTYPE) {
-            Some(others) => known.add::<T>("as others saw a GPU of this name reach", others, out)?,
+            Some(others) => known.add("as others saw a GPU of this name reach", others, T::DTYPE, out)?,
             None => known.complete::<T>(device, out)?,
         }
         Ok(known)
@@ -35,14 +41,25 @@ impl Known {
         if device.driver().is_none() || self.reached.is_some() {
             return Ok(());
         }
-        self.reached = Ceilings::reached::<T>(device, BUDGET)?;
+        self.reached = Ceilings::reached::<T>(device, ON_GPU)?;
         let from = "a dense product and a copy by the layer's own kernels, in this run";
-        self.reached.map_or(Ok(()), |reached| self.add::<T>(from, reached, out))
+        self.reached.map_or(Ok(()), |reached| self.add(from, reached, T::DTYPE, out))
     }
 
-    fn add<T: Element>(&mut self, from: &str, ceilings: Ceilings, out: &mut dyn Write) -> Result<()> {
+    /// What predictions take a card to reach.
+    pub fn add_card(&mut self, card: &Facts, dtype: DType, out: &mut dyn Write) -> Result<()> {
+        let from = format!("as predictions take an NVIDIA {} to reach", card.name);
+        self.add(&from, Ceilings::of_card(card, dtype), dtype, out)
+    }
+
+    /// Those that shares are of.
+    pub fn first(&self) -> Option<Ceilings> {
+        self.all.first().map(|first| first.1)
+    }
+
+    fn add(&mut self, from: &str, ceilings: Ceilings, dtype: DType, out: &mut dyn Write) -> Result<()> {
         let (flops, bytes) = (ceilings.flops_per_second / 1e12, ceilings.bytes_per_second / 1e9);
         self.all.push((from.to_owned(), ceilings));
-        say!(out, "ceilings: {flops:.3} TFLOP/s in {}, copies {bytes:.1} GB/s: {from}", T::DTYPE)
+        say!(out, "ceilings: {flops:.3} TFLOP/s in {dtype}, copies {bytes:.1} GB/s: {from}")
     }
 }

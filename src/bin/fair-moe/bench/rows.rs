@@ -2,9 +2,9 @@
 
 use super::known::Known;
 use crate::output::{failed, say};
-use fair_moe::bench::{Ceilings, Measurement, Saved, cpu_name, instruction_sets};
+use fair_moe::bench::{Ceilings, Measurement, Predicted, Saved, cpu_name, instruction_sets};
 use fair_moe::gpu::driver::Facts;
-use fair_moe::{DType, Device, Result};
+use fair_moe::{DType, Result};
 use serde::Serialize;
 use std::io::Write;
 use std::time::Duration;
@@ -57,6 +57,10 @@ pub struct Row {
     gbs: Option<f64>,
     floor_ms: Option<f64>,
     floor_share: Option<f64>,
+    /// What the cost model that chooses tiles says of it, what takes the time, and the kernel that it chose.
+    predicted_ms: Option<f64>,
+    predicted_bound: Option<&'static str>,
+    kernel: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -77,7 +81,7 @@ pub fn name(facts: Option<&Facts>) -> String {
 }
 
 pub fn machine(facts: Option<&Facts>, known: &Known) -> Machine {
-    let used = known.all.first().map(|first| first.1);
+    let used = known.first();
     Machine {
         cpu: cpu_name(),
         threads: rayon::current_num_threads(),
@@ -102,7 +106,7 @@ pub struct Table<'a> {
     pub samples: usize,
     pub pairs: usize,
     pub dtype: DType,
-    pub device: &'a Device,
+    pub device: String,
 }
 
 impl Table<'_> {
@@ -113,18 +117,18 @@ impl Table<'_> {
     }
 
     /// Prints a line a measurement, below the heading.
-    pub fn print(&self, found: &[Measurement], out: &mut dyn Write) -> Result<Vec<Row>> {
+    pub fn print(&self, found: &[Measurement], predicted: &[Predicted], out: &mut dyn Write) -> Result<Vec<Row>> {
         say!(out, "\n{}", self.heading())?;
         say!(
             out,
-            "stage      pass      launches     GFLOP        MB  median ms      min      max   TFLOP/s     GB/s  floor ms  of floor"
+            "stage      pass      launches     GFLOP        MB  median ms      min      max   TFLOP/s     GB/s  floor ms  of floor  predicted  kernel"
         )?;
-        let rows: Vec<Row> = found.iter().map(|m| self.row(m)).collect();
+        let rows: Vec<Row> = found.iter().map(|m| self.row(m, predicted.iter().find(|p| p.part == m.part))).collect();
         rows.iter().try_for_each(|row| print(row, out))?;
         Ok(rows)
     }
 
-    fn row(&self, m: &Measurement) -> Row {
+    fn row(&self, m: &Measurement, predicted: Option<&Predicted>) -> Row {
         let seconds = m.times.map(|times| times.median.as_secs_f64());
         let floor = self.ceilings.map(|ceilings| m.floor(&ceilings).as_secs_f64());
         let ms = |time: Duration| time.as_secs_f64() * 1e3;
@@ -135,7 +139,7 @@ impl Table<'_> {
             samples: self.samples,
             pairs: self.pairs,
             dtype: self.dtype.name(),
-            device: self.device.to_string(),
+            device: self.device.clone(),
             launches: m.launches,
             median_ms: m.times.map(|times| ms(times.median)),
             min_ms: m.times.map(|times| ms(times.min)),
@@ -146,6 +150,9 @@ impl Table<'_> {
             gbs: seconds.map(|seconds| m.cost.bytes / seconds / 1e9),
             floor_ms: floor.map(|floor| floor * 1e3),
             floor_share: floor.zip(seconds).map(|(floor, seconds)| floor / seconds),
+            predicted_ms: predicted.map(|p| p.seconds * 1e3),
+            predicted_bound: predicted.and_then(|p| p.bound),
+            kernel: predicted.map(|p| p.kernel.clone()),
         }
     }
 
@@ -170,5 +177,10 @@ fn print(r: &Row, out: &mut dyn Write) -> Result<()> {
     write!(out, "{:<10} {:<9} {launches:>8} {:>9.3} {:>9.3}", r.stage, r.pass, r.flops / 1e9, r.bytes / 1e6).map_err(failed)?;
     write!(out, " {:>10} {:>8} {:>8}", number(r.median_ms, 3), number(r.min_ms, 3), number(r.max_ms, 3)).map_err(failed)?;
     let share = r.floor_share.map_or("-".into(), |share| format!("{:.1}%", 100.0 * share));
-    say!(out, " {:>9} {:>8} {:>9} {share:>9}", number(r.tflops, 3), number(r.gbs, 1), number(r.floor_ms, 3))
+    write!(out, " {:>9} {:>8} {:>9} {share:>9}", number(r.tflops, 3), number(r.gbs, 1), number(r.floor_ms, 3)).map_err(failed)?;
+    let bound = r.predicted_bound.map_or(String::new(), |bound| format!(", bound by {bound}"));
+    match &r.kernel {
+        Some(kernel) => say!(out, " {:>10}  {kernel}{bound}", number(r.predicted_ms, 3)),
+        None => say!(out),
+    }
 }
