@@ -66,8 +66,8 @@ fn efficiency(tile: Tile, product: Product, arch: Arch) -> f64 {
         Engine::Mma => {
             let small = match tile.rows {
                 ..=16 => 0.35,
-                ..=32 => 0.55,
-                ..=64 => 0.8,
+                17..=32 => 0.55,
+                33..=64 => 0.8,
                 _ => 1.0,
             };
             let peak = if arch == Arch::HOPPER { 0.55 } else { 0.75 };
