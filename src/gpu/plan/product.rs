@@ -63,6 +63,8 @@ pub(super) struct Load {
     pub width: usize,
     pub expert_width: usize,
     pub gated: bool,
+    /// See [`crate::gpu::experts::folds`].
+    pub folded: bool,
     pub element: usize,
     /// Rows that pairs are made of, at most.
     pub rows: usize,
@@ -94,6 +96,7 @@ impl Load {
             width: config.width,
             expert_width: config.experts.width,
             gated: config.experts.gated,
+            folded: crate::gpu::experts::folds(config, dtype),
             element: dtype.bytes(),
             rows: sizes.rows,
             segments: [Segment { experts: experts - more, pairs: each }, Segment { experts: more, pairs: each + 1 }, shared],
@@ -129,6 +132,8 @@ impl Load {
         let (d, f, maps) = (d as f64, f as f64, maps as f64);
         let rows = (self.rows as f64).min(p) * d;
         let moved = match product {
+            Product::Up if self.folded => rows + p * f,
+            Product::Dinner if self.folded => rows + p * f * 2.0,
             Product::Up => rows + p * f * (1.0 + maps),
             Product::Down => p * (f + d),
             Product::Dinner => rows + p * f * (2.0 * maps + 1.0),

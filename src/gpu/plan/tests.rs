@@ -26,7 +26,7 @@ fn plan_of(card: &str, config: &MoeConfig, dtype: DType, tokens: usize, samples:
 
 fn load(experts: usize, pairs: usize, width: usize, expert_width: usize) -> Load {
     let segments = [Segment { experts, pairs }, Segment::default(), Segment::default()];
-    Load { width, expert_width, gated: false, element: 2, rows: experts * pairs, segments }
+    Load { width, expert_width, gated: false, folded: false, element: 2, rows: experts * pairs, segments }
 }
 
 /// Useful work over what the waves have room for.
