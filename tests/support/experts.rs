@@ -16,6 +16,9 @@ use fair_moe::gpu::session::Session;
 use fair_moe::{DType, Element};
 use std::sync::Arc;
 
+/// The parts and the counters of a split product.
+pub type SplitRoom = (Buffer<f32>, Buffer<i32>);
+
 /// Room beyond the pairs that there are, since the host knows only a bound of them.
 pub const SPARE: usize = 70;
 
@@ -225,7 +228,7 @@ impl<T: Element> Setup<T> {
     }
 
     /// What a split product of so many columns needs: room for its parts, and counters that nobody has set to 0 yet, with their number.
-    pub fn splits(&self, columns: usize) -> (Splits, i32, Option<(Buffer<f32>, Buffer<i32>)>) {
+    pub fn splits(&self, columns: usize) -> (Splits, i32, Option<SplitRoom>) {
         let (case, tile) = (&self.case, self.case.tile(T::DTYPE));
         let Room { parts, counters } =
             Room::new(tile, case.before + case.pairs() + SPARE, case.segments.len() + 1, columns).unwrap();

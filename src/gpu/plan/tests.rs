@@ -106,7 +106,7 @@ fn each_shape_gets_the_tiles_written_here() {
     let all = |tile: &str| [(); 6].map(|()| tile.to_owned());
     let text = || [wide, wide, wide, wide, narrow, narrow].map(str::to_owned);
     let vit = MoeConfig::token_authors;
-    let cases: Vec<(&str, MoeConfig, usize, usize, bool, [String; 6])> = vec![
+    let cases = vec![
         ("H200", vit(768), 197, 32, false, all(wide)),
         ("H200", vit(768), 197, 64, false, all(wide)),
         ("H200", vit(512), 77, 32, false, text()),
