@@ -60,7 +60,7 @@ template <class T> PTX void rows_apart(const GateBackwardRows& p, void* shared) 
 }
 
 using tile_resident::Resident;
-constexpr int kWidest = Resident::kBytes / 64;   // the widest hidden layer of which 16 rows are resident
+[[maybe_unused]] constexpr int kWidest = Resident::kBytes / 64;   // the widest hidden layer of which 16 rows are resident
 static_assert(tile_split::kShared <= tile_wide::kShared && tile_mma::kShared <= tile_wide::kShared, "what stays apart needs less");
 
 // 8 rows of one column at a time.

@@ -7,9 +7,9 @@
 namespace experts {
 // Blocks that a multiprocessor is to hold: its shared memory has room for two from 192 KiB on, and two need no more than 128 registers.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 900
-constexpr int kResident = 2;
+[[maybe_unused]] constexpr int kResident = 2;
 #else
-constexpr int kResident = 1;
+[[maybe_unused]] constexpr int kResident = 1;
 #endif
 }
 
