@@ -4,11 +4,13 @@
 mod support;
 
 use fair_moe::check::full_size;
-use fair_moe::gpu::driver::Arch;
 use fair_moe::gpu::driver::emulated::{Emulated, Settings};
+use fair_moe::gpu::driver::{Arch, Driver};
 use fair_moe::gpu::moe::*;
+use fair_moe::gpu::plan::{Engine, Plan, Product};
 use fair_moe::*;
 use half::{bf16, f16};
+use std::sync::Arc;
 use support::gpu::{Gpu, seeds, some_of};
 use support::layer::{Layer, check_against, every_axis};
 use support::{assert_close, relative_l2};
@@ -133,6 +135,26 @@ fn any_other_axis_adds_one_launch_at_most() {
     for (what, layer) in every_axis() {
         let (forward, backward) = launches(&layer);
         assert!(forward.len() <= 6 && backward.len() <= 9, "{what}: {forward:?}, {backward:?}");
+    }
+}
+
+/// Layers of few rows an expert get tiles of few rows; these do not.
+#[test]
+fn a_layer_of_many_rows_multiplies_by_wgmma_on_hopper() {
+    let (tokens, samples) = (60, 12);
+    for (seed, gated, shared_expert) in [(0, false, false), (1, true, true), (2, false, true)] {
+        let mut config = MoeConfig { shared_expert, ..MoeConfig::token_authors(264) };
+        (config.experts.width, config.experts.gated) = (328, gated);
+        let layer = Layer::random(config, tokens, samples, Layout::TokensFirst, seed);
+        let settings = Settings { multiprocessors: 2 + seed as u32, ..Settings::new(seed, Arch::HOPPER) };
+        let driver: Arc<dyn Driver> = Arc::new(Emulated::new(settings));
+        let sizes = Sizes::new(&layer.config, tokens, samples, tokens * samples).unwrap();
+        let plan = Plan::new(driver.facts(), &layer.config, DType::Bf16, &sizes);
+        let by_wgmma = Product::ALL.into_iter().filter(|&product| plan.tile(product).engine == Engine::Wgmma);
+        assert!(by_wgmma.count() >= if gated { 5 } else { 6 }, "{plan:?}");
+        let (device, want) = (Device::of("Hopper", driver), layer.reference().unwrap());
+        check_against("bf16", &layer.run_on::<bf16, f32>(&device).unwrap(), &want, 7e-3, 2e-5);
+        check_against("f16", &layer.run_on::<f16, f16>(&device).unwrap(), &want, 1.5e-3, 2e-5);
     }
 }
 

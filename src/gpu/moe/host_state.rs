@@ -1,6 +1,6 @@
 //! A layer's state between the host and a device.
 
-use super::{Resident, State, StatePart};
+use super::{Resident, State, StatePart, state_layout};
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::gpu::buffer::Buffer;
@@ -54,6 +54,7 @@ impl<T: Element> Resident<T> {
             shared_pairs[row as usize] = (pairs + i) as u32;
         }
         let tile_rows = self.plan()?.rows();
+        let room = state_layout(&self.config, T::DTYPE, self.tokens, self.samples, self.needed_rows.len(), true)?;
         let pair_row = [&routing.pair_row, shared].concat();
         let mut pair_weight = routing.pair_weight.clone();
         pair_weight.resize(pair_row.len(), T::Wide::from_f64(1.0));
@@ -74,17 +75,20 @@ impl<T: Element> Resident<T> {
             StatePart::Tiles => self.write(&tiles(&offsets, tile_rows)),
             StatePart::Inner if experts::folds(&self.config, T::DTYPE) => {
                 let mut hidden = state.inner.clone();
-                each_pair(
-                    &mut hidden,
-                    &pair_weight,
-                    self.config.experts.width,
-                    |v, weight| if v <= 0.0 { 0.0 } else { v * weight },
-                );
-                self.write(&hidden)
+                let fold = |v: f64, weight: f64| if v <= 0.0 { 0.0 } else { v * weight };
+                each_pair(&mut hidden, &pair_weight, self.config.experts.width, fold);
+                self.write_into(&hidden, room[part])
             }
-            StatePart::Inner => self.write(&state.inner),
-            StatePart::Glu => self.write(&state.glu),
+            StatePart::Inner => self.write_into(&state.inner, room[part]),
+            StatePart::Glu => self.write_into(&state.glu, room[part]),
         })
+    }
+
+    /// With room for as many pairs as there may be, for tensor maps are of so many.
+    fn write_into(&self, values: &[T], bytes: usize) -> Result<Buffer<u8>> {
+        let mut all = values.to_vec();
+        all.resize((bytes / size_of::<T>()).max(values.len()), T::zeroed());
+        self.write(&all)
     }
 
     /// One element at least: of what has no pairs there is still an address.

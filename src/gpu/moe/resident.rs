@@ -20,8 +20,8 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct Resident<T> {
     pub(super) config: MoeConfig,
-    tokens: usize,
-    samples: usize,
+    pub(super) tokens: usize,
+    pub(super) samples: usize,
     layout: Layout,
     /// The rows needed, ascending.
     pub(super) needed_rows: Vec<u32>,
