@@ -184,9 +184,11 @@ PTX void activate_all(int activation, int down, Sums& sums) {
 template <class T> PTX void weigh(const GateForward& p, const Share& at, int across, const Sums& sums, float* fc2, float* parts) {
   const T* weight = static_cast<const T*>(p.fc2_weight);
   int lane = threadIdx.x % 32, h = at.start + int(threadIdx.x);
+#pragma unroll 1                         // else some versions of the compiler spill
   for (int e = 0; e < p.experts; e++)
     fc2[e * kColumns + threadIdx.x] = h < p.hidden_width ? to_float(weight[int64_t(e) * p.hidden_width + h]) : 0.0f;
   __syncthreads();
+#pragma unroll 1
   for (int e = 0; e < p.experts; e++) {
     float logits[4][2] = {};
 #pragma unroll

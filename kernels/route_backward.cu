@@ -123,4 +123,4 @@ template <class T> PTX void backward(const RouteBackward& p) {
 
 KERNEL(route_backward_f32, RouteBackward, 256, 2, route_backward::backward<float>(p))
 KERNEL(route_backward_bf16, RouteBackward, 256, 3, route_backward::backward<bf16>(p))
-KERNEL(route_backward_f16, RouteBackward, 256, 3, route_backward::backward<f16>(p))
+KERNEL(route_backward_f16, RouteBackward, 256, 2, route_backward::backward<f16>(p))
