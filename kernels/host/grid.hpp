@@ -11,10 +11,7 @@ constexpr size_t kMargin = 1024;   // behind static arrays: looked through for w
 
 inline void fiber_main() {
   arrived_on(self->context);
-  if (!self->context.ended) {      // one that ended is hidden still
-    self->hidden = 0;
-    hide();
-  }
+  if (!self->context.ended) hide_anew();   // one that ended is hidden still
   self->context.ended = false;
   observe(&self->block->threads);
   show();

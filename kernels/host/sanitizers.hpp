@@ -34,17 +34,23 @@ void AnnotateIgnoreWritesEnd(const char*, int);
 }
 inline void publish(void* tag) { __tsan_release(tag); }
 inline void observe(void* tag) { __tsan_acquire(tag); }
-int& hidden();                    // how deep the running fiber is in the emulation
-inline void hide() {
+int& hidden();                    // how deep the running fiber is in the emulation; itself never seen
+#define UNSEEN __attribute__((no_sanitize("thread")))
+UNSEEN inline void hide() {
   if (hidden()++ == 0) AnnotateIgnoreReadsBegin("", 0), AnnotateIgnoreWritesBegin("", 0);
 }
-inline void show() {
+UNSEEN inline void show() {
   if (--hidden() == 0) AnnotateIgnoreReadsEnd("", 0), AnnotateIgnoreWritesEnd("", 0);
 }
+// The first thing that a new fiber does.
+UNSEEN inline void hide_anew() {
+  hidden() = 0;
+  hide();
+}
 struct ForKernel {
-  int depth = hidden();
-  ForKernel() { while (hidden()) show(); }
-  ~ForKernel() { while (hidden() < depth) hide(); }
+  int depth;
+  UNSEEN ForKernel() : depth(hidden()) { while (hidden()) show(); }
+  UNSEEN ~ForKernel() { while (hidden() < depth) hide(); }
 };
 #else
 constexpr bool kThreadSanitizer = false;
@@ -52,6 +58,7 @@ struct ForKernel { ForKernel() {} };
 inline void publish(void*) {}
 inline void observe(void*) {}
 inline void hide() {}
+inline void hide_anew() {}
 inline void show() {}
 #endif
 struct Internal {
