@@ -125,3 +125,10 @@ struct alignas(64) ExpertsDfc2 {
   int width, expert_width, experts, gradient_f32, accumulate, has_shared;
   ExpertMaps maps;
 };
+
+// What waits for dinner alone, in one launch.
+struct alignas(64) ExpertsMerged {
+  ExpertsDfc2 dfc2;
+  ExpertsDfc1 dfc1;
+  ExpertsDx dx;
+};

@@ -9,17 +9,28 @@ namespace experts {
 // How many steps may be on their way by cp.async before the oldest is waited for.
 constexpr int kLag = 2;
 
-template <class T, class Job> struct Fill {
+// Whether any of a launch's jobs has an operand that no map brings.
+template <class... Jobs> constexpr bool kCopied = (!(Jobs::kAMapped && Jobs::kBMapped) || ...);
+
+// cp.async writes as any store does: what has landed is fenced, so that wgmma sees it.
+template <class Stages> PTX void announce(const Stages& ring, int step) {
+  fence_proxy_async();
+  mbarrier_arrive(ring.full(step));
+}
+// After the last tile.
+template <class Stages> PTX void announce_last(const Stages& ring, int steps) {
+  cp_async_wait<0>();
+  for (int i = max(0, steps - kLag); i < steps; i++) announce(ring, i);
+}
+
+// `kCopies`: whether the ring waits for all of the warpgroup's threads.
+template <class T, class Job, bool kCopies> struct Fill {
   using Tile = typename Job::Blocks;
-  using Stages = Ring<Tile::kRows + Tile::kColumns>;
-  static constexpr bool kAMapped = Job::kAMapped, kBMapped = Job::kBMapped, kCopies = !kAMapped || !kBMapped;
-  // Arrivals that fill a stage.
-  static constexpr int kArrivals = kCopies ? kFillers + 1 : 1;
+  using Stages = RingOf<Tile>;
+  static constexpr bool kAMapped = Job::kAMapped, kBMapped = Job::kBMapped;
   static_assert(kLag < Stages::kStages, "a stage that is not announced must not be waited for");
   const Stages& ring;
-  int step = 0;                                  // over all tiles
-
-  PTX explicit Fill(const Stages& ring) : ring(ring) {}
+  int& step;                                     // over all tiles
 
   template <bool KMajor> PTX static void boxes(uint32_t to, const From& from, int count, uint32_t bar) {
 #pragma unroll
@@ -56,11 +67,6 @@ template <class T, class Job> struct Fill {
       }
     }
   }
-  // cp.async writes as any store does: what has landed is fenced, so that wgmma sees it.
-  PTX void announce(int number) {
-    fence_proxy_async();
-    mbarrier_arrive(ring.full(number));
-  }
 
   PTX void tile(Job& job) {
     const int once = ceil_div(job.depth, kStep<T>), steps = job.segments * once;
@@ -88,16 +94,9 @@ template <class T, class Job> struct Fill {
         cp_async_commit();
         if (step >= kLag) {
           cp_async_wait<kLag>();
-          announce(step - kLag);
+          announce(ring, step - kLag);
         }
       }
-    }
-  }
-  // After the last tile.
-  PTX void end() {
-    if constexpr (kCopies) {
-      cp_async_wait<0>();
-      for (int i = max(0, step - kLag); i < step; i++) announce(i);
     }
   }
 };

@@ -38,6 +38,9 @@ template <class T, class Tile, class Arguments> struct OfWeight {
     sums_first = tile.column == 0 && bias();
     return true;
   }
+  PTX int after_weight(int number, int maps) const {
+    return number - count_tiles<Tile>(p.experts + p.has_shared, maps, rows_of(p), columns_of(p));
+  }
   PTX bool routed() const { return tile.expert < p.experts; }
   PTX static int extras() { return 0; }
   PTX static int splits() { return 1; }
@@ -76,7 +79,9 @@ template <class T, class Tile> struct Dfc1 : OfWeight<T, Tile, ExpertsDfc1> {
   PTX explicit Dfc1(const ExpertsDfc1& p) : OfWeight<T, Tile, ExpertsDfc1>(p) {}
   PTX static const float* sum_weight() { return nullptr; }
   PTX From a_from(int k, bool) const { return {&this->p.maps.pairs[this->tile.map], this->tile.row, this->pair + k, 0}; }
-  PTX bool find(int number) { return this->find_weight(number, this->p.dglu ? 2 : 1); }
+  PTX int weights() const { return this->p.dglu ? 2 : 1; }
+  PTX bool find(int number) { return this->find_weight(number, weights()); }
+  PTX int after(int number) const { return this->after_weight(number, weights()); }
   PTX void open() {
     const ExpertsDfc1& p = this->p;
     const int pair = this->pair;
@@ -96,6 +101,7 @@ template <class T, class Tile> struct Dfc2 : OfWeight<T, Tile, ExpertsDfc2> {
   PTX const float* sum_weight() const { return this->p.pairs.pair_weight + this->pair; }
   PTX From b_from(int k, bool) const { return {&this->p.maps.pairs[0], this->tile.column, this->pair + k, 0}; }
   PTX bool find(int number) { return this->find_weight(number, 1); }
+  PTX int after(int number) const { return this->after_weight(number, 1); }
   PTX void open() {
     const ExpertsDfc2& p = this->p;
     const int pair = this->pair;

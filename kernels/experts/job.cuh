@@ -4,6 +4,7 @@
 
 // A job is one of the products, as an engine sees it:
 //   find(number)        whether there is a tile of that number; then `rows`, and K's `depth`, once or (`segments`) twice over it
+//   after(number)       where none was found: that number as the launch's next job counts
 //   open()              sets the operands `a` and `b`
 //   columns(column)     what all rows need of the four columns from the tile's number `column` on
 //   fetch, finish       what a row needs from memory (kFetches: read it ahead), and what becomes of a row; its part of a sum (kParts)
@@ -35,6 +36,7 @@ template <class Arguments, class Tile> struct OfPairs {
     return true;
   }
   PTX bool routed() const { return tile.expert < p.experts; }
+  PTX static int after(int number) { return number; }            // its tiles are the launch's last
   PTX static int extras() { return 0; }
   PTX static int splits() { return 1; }
   PTX From a_from(int k, bool second) const { return {&p.maps.pairs[second], tile.pair, k, 0}; }

@@ -47,7 +47,7 @@ constexpr int kPiece = 16 * kPieceStride * 4;     // bytes of a warp's piece
 
 template <class T, class Job> struct Multiply {
   using Tile = typename Job::Blocks;
-  using Stages = Ring<Tile::kRows + Tile::kColumns>;
+  using Stages = RingOf<Tile>;
   static constexpr bool kAKMajor = decltype(Job::a)::k_major, kBKMajor = decltype(Job::b)::k_major;
   // Columns that the piece takes at a time: where the product has two halves, as many of either.
   static constexpr int kAcross = Job::kSplit ? 16 : 32, kLanes = kAcross / 4, kPass = 32 / kLanes;
@@ -55,9 +55,10 @@ template <class T, class Job> struct Multiply {
   float* const piece;
   const unsigned char* const stages;             // where the ring's stages are, as a pointer
   const int half;                                // which 64 rows
-  int step = 0;                                  // over all tiles
+  int& step;                                     // over all tiles
 
-  PTX Multiply(const Stages& ring, const unsigned char* stages, float* piece) : ring(ring), piece(piece), stages(stages), half(threadIdx.x / 128 - 1) {}
+  PTX Multiply(const Stages& ring, const unsigned char* stages, float* piece, int& step)
+      : ring(ring), piece(piece), stages(stages), half(threadIdx.x / 128 - 1), step(step) {}
 
   PTX static int warp_row() { return threadIdx.x / 32 % 4 * 16; }      // of the 64
   PTX const unsigned char* stage(int number) const { return stages + number % Stages::kStages * Stages::kStage; }

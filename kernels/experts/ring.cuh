@@ -31,4 +31,5 @@ template <int Lines> struct Ring {
     if (threadIdx.x % 32 == 0) mbarrier_arrive(empty(step));
   }
 };
+template <class Tile> using RingOf = Ring<Tile::kRows + Tile::kColumns>;
 }

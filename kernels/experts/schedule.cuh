@@ -21,6 +21,10 @@ PTX bool find_tile(const Pairs& pairs, int number, int tile_rows, int columns, i
 // A tile of the gradient of one of `maps` weights of one expert, [rows, columns] each.
 struct WeightTile { int expert, map, row, column; };
 
+template <class Tile> PTX int count_tiles(int experts, int maps, int rows, int columns) {
+  return experts * maps * ceil_div(rows, Tile::kRows) * ceil_div(columns, Tile::kColumns);
+}
+
 template <class Tile> PTX bool find_tile(int experts, int maps, int rows, int columns, int number, WeightTile& tile) {
   const int across = ceil_div(columns, Tile::kColumns), down = ceil_div(rows, Tile::kRows);
   tile.column = number % across * Tile::kColumns;

@@ -12,60 +12,74 @@
 #include "experts/multiply.cuh"
 
 namespace experts {
-template <class T, class Job> PTX void hopper(const typename Job::Args& p) {
-  using Filling = Fill<T, Job>;
-  DYNAMIC_SHARED(smem);
-  const typename Filling::Stages ring{shared_u32(smem)};
-  if (threadIdx.x == 0) ring.init(Filling::kArrivals);
-  __syncthreads();
+// A role's part in one job. Tiles are numbered on from job to job.
+template <class T, class Job, bool Copies> PTX void fill(const typename Job::Args& p, const RingOf<typename Job::Blocks>& ring, int& number, int& step) {
   Job job{p};
-  if (threadIdx.x < kFillers) {
-    setmaxnreg_dec<56>();
-    if (!Filling::kCopies && threadIdx.x > 0) return;
-    Filling fill{ring};
+  Fill<T, Job, Copies> fill{ring, step};
 #pragma unroll 1
-    for (int number = blockIdx.x; job.find(number); number += gridDim.x) fill.tile(job);
-    fill.end();
-  } else {
-    setmaxnreg_inc<224>();
-    const int warp = threadIdx.x / 32 - kFillers / 32;
-    Multiply<T, Job> multiply{ring, smem, reinterpret_cast<float*>(smem + Filling::Stages::kBytes + warp * kPiece)};
+  for (; job.find(number); number += gridDim.x) fill.tile(job);
+  number = job.after(number);
+}
+template <class T, class Job> PTX void multiply(const typename Job::Args& p, Multiply<T, Job> multiply, int& number) {
+  Job job{p};
 #pragma unroll 1
-    for (int number = blockIdx.x; job.find(number); number += gridDim.x) multiply.tile(job);
-  }
+  for (; job.find(number); number += gridDim.x) multiply.tile(job);
+  number = job.after(number);
 }
 
 template <int Columns> using Wide = Tile<128, Columns, kFillers>;
-template <template <class, class> class Job, class T, int Columns, class Args> PTX void hopper(const Args& p) {
-  hopper<T, Job<T, Wide<Columns>>>(p);
+template <class T, int Columns, template <class, class> class... Jobs, class... Args> PTX void hopper(const Args&... p) {
+  using Stages = RingOf<Wide<Columns>>;
+  constexpr bool kCopies = kCopied<Jobs<T, Wide<Columns>>...>;
+  DYNAMIC_SHARED(smem);
+  const Stages ring{shared_u32(smem)};
+  if (threadIdx.x == 0) ring.init(kCopies ? kFillers + 1 : 1);
+  __syncthreads();
+  int number = blockIdx.x, step = 0;
+  if (threadIdx.x < kFillers) {
+    setmaxnreg_dec<56>();
+    if (!kCopies && threadIdx.x > 0) return;
+    (fill<T, Jobs<T, Wide<Columns>>, kCopies>(p, ring, number, step), ...);
+    if constexpr (kCopies) announce_last(ring, step);
+  } else {
+    setmaxnreg_inc<224>();
+    float* const piece = reinterpret_cast<float*>(smem + Stages::kBytes + (threadIdx.x - kFillers) / 32 * kPiece);
+    (multiply<T, Jobs<T, Wide<Columns>>>(p, {ring, smem, piece, step}, number), ...);
+  }
 }
+// Those that wait for dinner alone: what is left of a round of tiles of one is filled with the next's.
+template <class T, int Columns> PTX void merged(const ExpertsMerged& p) { hopper<T, Columns, Dfc2, Dfc1, Dx>(p.dfc2, p.dfc1, p.dx); }
 }
 
-HOPPER_KERNEL(experts_up_wgmma_128x128_bf16, ExpertsUp, 384, 1, experts::hopper<experts::Up, bf16, 128>(p))
-HOPPER_KERNEL(experts_up_wgmma_128x128_f16, ExpertsUp, 384, 1, experts::hopper<experts::Up, f16, 128>(p))
-HOPPER_KERNEL(experts_up_wgmma_128x256_bf16, ExpertsUp, 384, 1, experts::hopper<experts::Up, bf16, 256>(p))
-HOPPER_KERNEL(experts_up_wgmma_128x256_f16, ExpertsUp, 384, 1, experts::hopper<experts::Up, f16, 256>(p))
-HOPPER_KERNEL(experts_up_gated_wgmma_128x128_bf16, ExpertsUp, 384, 1, experts::hopper<experts::UpGated, bf16, 128>(p))
-HOPPER_KERNEL(experts_up_gated_wgmma_128x128_f16, ExpertsUp, 384, 1, experts::hopper<experts::UpGated, f16, 128>(p))
-HOPPER_KERNEL(experts_up_gated_wgmma_128x256_bf16, ExpertsUp, 384, 1, experts::hopper<experts::UpGated, bf16, 256>(p))
-HOPPER_KERNEL(experts_up_gated_wgmma_128x256_f16, ExpertsUp, 384, 1, experts::hopper<experts::UpGated, f16, 256>(p))
-HOPPER_KERNEL(experts_down_wgmma_128x128_bf16, ExpertsDown, 384, 1, experts::hopper<experts::Down, bf16, 128>(p))
-HOPPER_KERNEL(experts_down_wgmma_128x128_f16, ExpertsDown, 384, 1, experts::hopper<experts::Down, f16, 128>(p))
-HOPPER_KERNEL(experts_down_wgmma_128x256_bf16, ExpertsDown, 384, 1, experts::hopper<experts::Down, bf16, 256>(p))
-HOPPER_KERNEL(experts_down_wgmma_128x256_f16, ExpertsDown, 384, 1, experts::hopper<experts::Down, f16, 256>(p))
-HOPPER_KERNEL(experts_dinner_wgmma_128x128_bf16, ExpertsDinner, 384, 1, experts::hopper<experts::Dinner, bf16, 128>(p))
-HOPPER_KERNEL(experts_dinner_wgmma_128x128_f16, ExpertsDinner, 384, 1, experts::hopper<experts::Dinner, f16, 128>(p))
-HOPPER_KERNEL(experts_dinner_wgmma_128x256_bf16, ExpertsDinner, 384, 1, experts::hopper<experts::Dinner, bf16, 256>(p))
-HOPPER_KERNEL(experts_dinner_wgmma_128x256_f16, ExpertsDinner, 384, 1, experts::hopper<experts::Dinner, f16, 256>(p))
-HOPPER_KERNEL(experts_dx_wgmma_128x128_bf16, ExpertsDx, 384, 1, experts::hopper<experts::Dx, bf16, 128>(p))
-HOPPER_KERNEL(experts_dx_wgmma_128x128_f16, ExpertsDx, 384, 1, experts::hopper<experts::Dx, f16, 128>(p))
-HOPPER_KERNEL(experts_dx_wgmma_128x256_bf16, ExpertsDx, 384, 1, experts::hopper<experts::Dx, bf16, 256>(p))
-HOPPER_KERNEL(experts_dx_wgmma_128x256_f16, ExpertsDx, 384, 1, experts::hopper<experts::Dx, f16, 256>(p))
-HOPPER_KERNEL(experts_dfc1_wgmma_128x128_bf16, ExpertsDfc1, 384, 1, experts::hopper<experts::Dfc1, bf16, 128>(p))
-HOPPER_KERNEL(experts_dfc1_wgmma_128x128_f16, ExpertsDfc1, 384, 1, experts::hopper<experts::Dfc1, f16, 128>(p))
-HOPPER_KERNEL(experts_dfc1_wgmma_128x256_bf16, ExpertsDfc1, 384, 1, experts::hopper<experts::Dfc1, bf16, 256>(p))
-HOPPER_KERNEL(experts_dfc1_wgmma_128x256_f16, ExpertsDfc1, 384, 1, experts::hopper<experts::Dfc1, f16, 256>(p))
-HOPPER_KERNEL(experts_dfc2_wgmma_128x128_bf16, ExpertsDfc2, 384, 1, experts::hopper<experts::Dfc2, bf16, 128>(p))
-HOPPER_KERNEL(experts_dfc2_wgmma_128x128_f16, ExpertsDfc2, 384, 1, experts::hopper<experts::Dfc2, f16, 128>(p))
-HOPPER_KERNEL(experts_dfc2_wgmma_128x256_bf16, ExpertsDfc2, 384, 1, experts::hopper<experts::Dfc2, bf16, 256>(p))
-HOPPER_KERNEL(experts_dfc2_wgmma_128x256_f16, ExpertsDfc2, 384, 1, experts::hopper<experts::Dfc2, f16, 256>(p))
+HOPPER_KERNEL(experts_up_wgmma_128x128_bf16, ExpertsUp, 384, 1, experts::hopper<bf16, 128, experts::Up>(p))
+HOPPER_KERNEL(experts_up_wgmma_128x128_f16, ExpertsUp, 384, 1, experts::hopper<f16, 128, experts::Up>(p))
+HOPPER_KERNEL(experts_up_wgmma_128x256_bf16, ExpertsUp, 384, 1, experts::hopper<bf16, 256, experts::Up>(p))
+HOPPER_KERNEL(experts_up_wgmma_128x256_f16, ExpertsUp, 384, 1, experts::hopper<f16, 256, experts::Up>(p))
+HOPPER_KERNEL(experts_up_gated_wgmma_128x128_bf16, ExpertsUp, 384, 1, experts::hopper<bf16, 128, experts::UpGated>(p))
+HOPPER_KERNEL(experts_up_gated_wgmma_128x128_f16, ExpertsUp, 384, 1, experts::hopper<f16, 128, experts::UpGated>(p))
+HOPPER_KERNEL(experts_up_gated_wgmma_128x256_bf16, ExpertsUp, 384, 1, experts::hopper<bf16, 256, experts::UpGated>(p))
+HOPPER_KERNEL(experts_up_gated_wgmma_128x256_f16, ExpertsUp, 384, 1, experts::hopper<f16, 256, experts::UpGated>(p))
+HOPPER_KERNEL(experts_down_wgmma_128x128_bf16, ExpertsDown, 384, 1, experts::hopper<bf16, 128, experts::Down>(p))
+HOPPER_KERNEL(experts_down_wgmma_128x128_f16, ExpertsDown, 384, 1, experts::hopper<f16, 128, experts::Down>(p))
+HOPPER_KERNEL(experts_down_wgmma_128x256_bf16, ExpertsDown, 384, 1, experts::hopper<bf16, 256, experts::Down>(p))
+HOPPER_KERNEL(experts_down_wgmma_128x256_f16, ExpertsDown, 384, 1, experts::hopper<f16, 256, experts::Down>(p))
+HOPPER_KERNEL(experts_dinner_wgmma_128x128_bf16, ExpertsDinner, 384, 1, experts::hopper<bf16, 128, experts::Dinner>(p))
+HOPPER_KERNEL(experts_dinner_wgmma_128x128_f16, ExpertsDinner, 384, 1, experts::hopper<f16, 128, experts::Dinner>(p))
+HOPPER_KERNEL(experts_dinner_wgmma_128x256_bf16, ExpertsDinner, 384, 1, experts::hopper<bf16, 256, experts::Dinner>(p))
+HOPPER_KERNEL(experts_dinner_wgmma_128x256_f16, ExpertsDinner, 384, 1, experts::hopper<f16, 256, experts::Dinner>(p))
+HOPPER_KERNEL(experts_dx_wgmma_128x128_bf16, ExpertsDx, 384, 1, experts::hopper<bf16, 128, experts::Dx>(p))
+HOPPER_KERNEL(experts_dx_wgmma_128x128_f16, ExpertsDx, 384, 1, experts::hopper<f16, 128, experts::Dx>(p))
+HOPPER_KERNEL(experts_dx_wgmma_128x256_bf16, ExpertsDx, 384, 1, experts::hopper<bf16, 256, experts::Dx>(p))
+HOPPER_KERNEL(experts_dx_wgmma_128x256_f16, ExpertsDx, 384, 1, experts::hopper<f16, 256, experts::Dx>(p))
+HOPPER_KERNEL(experts_dfc1_wgmma_128x128_bf16, ExpertsDfc1, 384, 1, experts::hopper<bf16, 128, experts::Dfc1>(p))
+HOPPER_KERNEL(experts_dfc1_wgmma_128x128_f16, ExpertsDfc1, 384, 1, experts::hopper<f16, 128, experts::Dfc1>(p))
+HOPPER_KERNEL(experts_dfc1_wgmma_128x256_bf16, ExpertsDfc1, 384, 1, experts::hopper<bf16, 256, experts::Dfc1>(p))
+HOPPER_KERNEL(experts_dfc1_wgmma_128x256_f16, ExpertsDfc1, 384, 1, experts::hopper<f16, 256, experts::Dfc1>(p))
+HOPPER_KERNEL(experts_dfc2_wgmma_128x128_bf16, ExpertsDfc2, 384, 1, experts::hopper<bf16, 128, experts::Dfc2>(p))
+HOPPER_KERNEL(experts_dfc2_wgmma_128x128_f16, ExpertsDfc2, 384, 1, experts::hopper<f16, 128, experts::Dfc2>(p))
+HOPPER_KERNEL(experts_dfc2_wgmma_128x256_bf16, ExpertsDfc2, 384, 1, experts::hopper<bf16, 256, experts::Dfc2>(p))
+HOPPER_KERNEL(experts_dfc2_wgmma_128x256_f16, ExpertsDfc2, 384, 1, experts::hopper<f16, 256, experts::Dfc2>(p))
+HOPPER_KERNEL(experts_merged_wgmma_128x128_bf16, ExpertsMerged, 384, 1, experts::merged<bf16, 128>(p))
+HOPPER_KERNEL(experts_merged_wgmma_128x128_f16, ExpertsMerged, 384, 1, experts::merged<f16, 128>(p))
+HOPPER_KERNEL(experts_merged_wgmma_128x256_bf16, ExpertsMerged, 384, 1, experts::merged<bf16, 256>(p))
+HOPPER_KERNEL(experts_merged_wgmma_128x256_f16, ExpertsMerged, 384, 1, experts::merged<f16, 256>(p))

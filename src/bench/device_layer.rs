@@ -58,8 +58,9 @@ impl<T: Element> DeviceLayer<T> {
     /// # Errors
     /// Those of the device.
     pub fn measure(&self, budget: Duration) -> Result<Vec<Measurement>> {
-        let parts = self.input.parts().iter().chain(&Stage::PRODUCTS);
-        parts.map(|&part| self.measure_part(part, budget)).collect()
+        let merged = self.copies.first().backward.launches.merges().then_some((Stage::Merged, Pass::Backward));
+        let parts = self.input.parts().iter().copied().chain(Stage::PRODUCTS).chain(merged);
+        parts.map(|part| self.measure_part(part, budget)).collect()
     }
 
     /// The same of one part.
@@ -111,6 +112,7 @@ impl<T: Element> Launches for Layer<T> {
                 (Pass::Backward, Stage::Dfc2) => backward.dfc2(queue),
                 (Pass::Backward, Stage::Dx) => backward.dx(queue),
                 (Pass::Backward, Stage::Dfc1) => backward.dfc1(queue),
+                (Pass::Backward, Stage::Merged) => backward.merged(queue),
                 (Pass::Backward, Stage::Routed) => {
                     backward.experts(queue)?;
                     backward.route(queue)?;

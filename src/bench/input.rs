@@ -131,6 +131,10 @@ impl<T: Element> LayerInput<T> {
             Stage::Dx => products(inner, inner * p * f + inner * busy * f * d + p * d),
             Stage::Dfc1 => products(inner, inner * p * f + r * d + inner * e * f * d),
             Stage::Dfc2 => products(1.0, p * f + r * d + e * f * d),
+            Stage::Merged => [Stage::Dfc2, Stage::Dfc1, Stage::Dx]
+                .map(|stage| self.cost((stage, pass), pairs))
+                .into_iter()
+                .fold(Cost::default(), |sum, cost| sum + cost),
             Stage::Combine => {
                 let of_gate = if backward && !self.given { n * d * wide } else { 0.0 };
                 Cost { flops: 2.0 * p * d, bytes: (p + n + minus) * d * size + of_gate }

@@ -63,6 +63,8 @@ pub enum Stage {
     Dfc1,
     /// dyᵀ hidden.
     Dfc2,
+    /// Dfc2, Dfc1 and Dx in one launch.
+    Merged,
     /// Count, mean and variance of each group's columns.
     Moments,
     /// Cross entropy and correlations of the logits.
@@ -88,9 +90,9 @@ impl Stage {
         [(Up, Forward), (Down, Forward), (Dinner, Backward), (Dfc2, Backward), (Dx, Backward), (Dfc1, Backward)]
     };
 
-    /// Whether it is one of the experts' products.
+    /// Whether it is one of the experts' products, or several.
     pub(super) fn is_product(self) -> bool {
-        Self::PRODUCTS.iter().any(|product| product.0 == self)
+        self == Stage::Merged || Self::PRODUCTS.iter().any(|product| product.0 == self)
     }
 
     /// Its name in tables and files.
@@ -106,6 +108,7 @@ impl Stage {
             Stage::Dx => "dx",
             Stage::Dfc1 => "dfc1",
             Stage::Dfc2 => "dfc2",
+            Stage::Merged => "merged",
             Stage::Moments => "moments",
             Stage::Contrast => "contrast",
             Stage::Transport => "transport",

@@ -55,19 +55,20 @@ impl Ceilings {
 pub fn predicted(facts: &Facts, shape: &Shape, samples: usize, dtype: DType) -> Result<(usize, Vec<Predicted>)> {
     let (config, needed) = (&shape.config, shape.needed(samples));
     let pairs = Sizes::new(config, shape.tokens, samples, needed)?.routed_pairs;
-    let mut found: Vec<Predicted> = vec![];
+    let (mut found, mut alone): (Vec<Predicted>, Vec<Predicted>) = (vec![], vec![]);
     for kernel in predict(facts, config, dtype, shape.tokens, samples, needed)? {
         let pass = if kernel.backward { Pass::Backward } else { Pass::Forward };
         let Some(stage) = stage(&kernel.kernel).filter(|stage| !(shape.given && *stage == Stage::Gate)) else { continue };
         let cost = Cost { flops: kernel.flops, bytes: kernel.bytes };
         let bound = Some(kernel.bound.name());
-        found.push(Predicted { part: (stage, pass), kernel: kernel.kernel, bound, seconds: kernel.seconds, cost });
+        let to = if kernel.launched { &mut found } else { &mut alone };
+        to.push(Predicted { part: (stage, pass), kernel: kernel.kernel, bound, seconds: kernel.seconds, cost });
     }
     let whole = if shape.given { Stage::Routed } else { Stage::Layer };
     let stages = [Stage::Gate, Stage::Route, Stage::Experts, Stage::Combine, whole];
     let sums = stages.into_iter().flat_map(|stage| [(stage, Pass::Forward), (stage, Pass::Backward)]);
     let sums: Vec<_> = sums.filter_map(|part| sum(&found, part, whole)).collect();
-    let products = found.into_iter().filter(|p| p.part.0.is_product());
+    let products = found.into_iter().chain(alone).filter(|p| p.part.0.is_product());
     let all = products.chain(sums).collect();
     Ok((pairs, all))
 }
@@ -75,7 +76,8 @@ pub fn predicted(facts: &Facts, shape: &Shape, samples: usize, dtype: DType) -> 
 /// Which part of the layer a kernel is of.
 fn stage(kernel: &str) -> Option<Stage> {
     use Stage::{Combine, Gate, Route};
-    let products = Stage::PRODUCTS.map(|(stage, _)| (format!("experts_{}_", stage.name()), stage));
+    let products = Stage::PRODUCTS.into_iter().map(|part| part.0).chain([Stage::Merged]);
+    let products = products.map(|stage| (format!("experts_{}_", stage.name()), stage));
     let others = [Gate, Route, Combine].map(|stage| (stage.name().to_owned(), stage));
     products.into_iter().chain(others).find(|(start, _)| kernel.starts_with(start)).map(|(_, stage)| stage)
 }

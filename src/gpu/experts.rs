@@ -1,5 +1,5 @@
-//! The experts' six grouped products: up and down; and back, dinner, dx, dfc1 and dfc2. How many pairs there are is known on the device
-//! alone: the host gives a bound.
+//! The experts' six grouped products: up and down; and back, dinner, dx, dfc1 and dfc2, of which the last three can go in one launch. How
+//! many pairs there are is known on the device alone: the host gives a bound.
 
 // SAFETY: launches alone; what the addresses hold is the caller's promise, see each function.
 #![allow(unsafe_code)]
@@ -130,10 +130,17 @@ pub unsafe fn dinner(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &Experts
 /// # Safety
 /// As [`up`].
 pub unsafe fn dx(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &ExpertsDx, pairs: usize) -> Result<()> {
+    let (args, tiles) = prepare_dx(queue, dtype, tile, args, pairs)?;
+    // SAFETY: the caller's promise.
+    if pairs == 0 { Ok(()) } else { unsafe { launch(queue, "dx", dtype, tile, tiles, &args) } }
+}
+
+/// What its launch takes, and how many tiles there may be.
+fn prepare_dx(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &ExpertsDx, pairs: usize) -> Result<(ExpertsDx, usize)> {
     let a = args;
     check(pairs, [a.width, a.expert_width, a.experts], &a.pairs)?;
     if pairs == 0 {
-        return Ok(());
+        return Ok((*a, 0));
     }
     let splits = splits::of(tile, &a.splits, pairs, a.width)?;
     let (weights, shared) = (&a.experts_weights, &a.shared_weights);
@@ -154,9 +161,7 @@ pub unsafe fn dx(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &ExpertsDx, 
         count: a.experts,
         pair_width: a.expert_width,
     };
-    let args = ExpertsDx { splits, maps: maps(queue, dtype, tile, &mapped, pairs)?, ..*a };
-    // SAFETY: the caller's promise.
-    unsafe { launch(queue, "dx", dtype, tile, tiles, &args) }
+    Ok((ExpertsDx { splits, maps: maps(queue, dtype, tile, &mapped, pairs)?, ..*a }, tiles))
 }
 
 /// Launches `dfc1` over at most `pairs` pairs; where there are none, it still writes zeros.
@@ -164,6 +169,12 @@ pub unsafe fn dx(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &ExpertsDx, 
 /// # Safety
 /// As [`up`].
 pub unsafe fn dfc1(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &ExpertsDfc1, pairs: usize) -> Result<()> {
+    let (args, tiles) = prepare_dfc1(queue, dtype, tile, args, pairs)?;
+    // SAFETY: the caller's promise.
+    unsafe { launch(queue, "dfc1", dtype, tile, tiles, &args) }
+}
+
+fn prepare_dfc1(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &ExpertsDfc1, pairs: usize) -> Result<(ExpertsDfc1, usize)> {
     let a = args;
     check(pairs, [a.width, a.expert_width, a.experts], &a.pairs)?;
     check_stride(a.x_stride, a.width)?;
@@ -182,9 +193,7 @@ pub unsafe fn dfc1(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &ExpertsDf
     let tiles = weight_tiles(tile, a.experts, a.has_shared, weights, a.expert_width, a.width)?;
     let none = [[0; 2]; 2];
     let mapped = Mapped { pairs: [a.dinner, a.dglu], weights: none, weight: [0; 2], count: 0, pair_width: a.expert_width };
-    let args = ExpertsDfc1 { maps: maps(queue, dtype, tile, &mapped, pairs)?, ..*a };
-    // SAFETY: the caller's promise.
-    unsafe { launch(queue, "dfc1", dtype, tile, tiles, &args) }
+    Ok((ExpertsDfc1 { maps: maps(queue, dtype, tile, &mapped, pairs)?, ..*a }, tiles))
 }
 
 /// Launches `dfc2` over at most `pairs` pairs; where there are none, it still writes zeros.
@@ -192,6 +201,12 @@ pub unsafe fn dfc1(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &ExpertsDf
 /// # Safety
 /// As [`up`].
 pub unsafe fn dfc2(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &ExpertsDfc2, pairs: usize) -> Result<()> {
+    let (args, tiles) = prepare_dfc2(queue, dtype, tile, args, pairs)?;
+    // SAFETY: the caller's promise.
+    unsafe { launch(queue, "dfc2", dtype, tile, tiles, &args) }
+}
+
+fn prepare_dfc2(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &ExpertsDfc2, pairs: usize) -> Result<(ExpertsDfc2, usize)> {
     let a = args;
     check(pairs, [a.width, a.expert_width, a.experts], &a.pairs)?;
     check_stride(a.dy_stride, a.width)?;
@@ -206,9 +221,29 @@ pub unsafe fn dfc2(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &ExpertsDf
     let tiles = weight_tiles(tile, a.experts, a.has_shared, 1, a.width, a.expert_width)?;
     let none = [[0; 2]; 2];
     let mapped = Mapped { pairs: [a.weighted, 0], weights: none, weight: [0; 2], count: 0, pair_width: a.expert_width };
-    let args = ExpertsDfc2 { maps: maps(queue, dtype, tile, &mapped, pairs)?, ..*a };
+    Ok((ExpertsDfc2 { maps: maps(queue, dtype, tile, &mapped, pairs)?, ..*a }, tiles))
+}
+
+/// Launches `dfc2`, `dfc1` and `dx` as one, with a tile of engine `wgmma`: what is left of a round of one's tiles is filled with the next's.
+///
+/// # Safety
+/// As [`up`].
+pub unsafe fn merged(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &ExpertsMerged, pairs: usize) -> Result<()> {
+    if tile.engine != Engine::Wgmma {
+        return Err(Error::config("the engine of merged products", Engine::Wgmma.name(), tile.engine.name()));
+    }
+    let (dfc2, of_dfc2) = prepare_dfc2(queue, dtype, tile, &args.dfc2, pairs)?;
+    let (dfc1, of_dfc1) = prepare_dfc1(queue, dtype, tile, &args.dfc1, pairs)?;
+    if pairs == 0 {
+        // SAFETY: the caller's promise.
+        return unsafe {
+            launch(queue, "dfc2", dtype, tile, of_dfc2, &dfc2).and_then(|()| launch(queue, "dfc1", dtype, tile, of_dfc1, &dfc1))
+        };
+    }
+    let (dx, of_dx) = prepare_dx(queue, dtype, tile, &args.dx, pairs)?;
+    let tiles = of_dfc2.saturating_add(of_dfc1).saturating_add(of_dx);
     // SAFETY: the caller's promise.
-    unsafe { launch(queue, "dfc2", dtype, tile, tiles, &args) }
+    unsafe { launch(queue, "merged", dtype, tile, tiles, &ExpertsMerged { dfc2, dfc1, dx }) }
 }
 
 /// The gradients that are written: the shared expert's only where there is one.

@@ -9,7 +9,8 @@ use crate::config::MoeConfig;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::gpu::args::{
-    Combine, ExpertsDfc1, ExpertsDfc2, ExpertsDinner, ExpertsDx, GateBackwardRows, GateBackwardWeights, RouteBackward, Splits,
+    Combine, ExpertsDfc1, ExpertsDfc2, ExpertsDinner, ExpertsDx, ExpertsMerged, GateBackwardRows, GateBackwardWeights,
+    RouteBackward, Splits,
 };
 use crate::gpu::carve::expect_room;
 use crate::gpu::driver::{Facts, Pointer};
@@ -272,6 +273,9 @@ impl Backward {
         // SAFETY: the caller's promise.
         unsafe {
             self.dinner(queue)?;
+            if self.plan.merges() {
+                return self.merged(queue);
+            }
             self.dfc2(queue)?;
             self.dx(queue)?;
             self.dfc1(queue)
@@ -312,6 +316,22 @@ impl Backward {
     pub unsafe fn dfc1(&self, queue: &Queue<'_>) -> Result<()> {
         // SAFETY: the caller's promise.
         unsafe { experts::dfc1(queue, self.dtype, self.plan.dfc1, &self.dfc1, self.pairs) }
+    }
+
+    /// Whether `dfc2`, `dfc1` and `dx` are one launch.
+    #[cfg(feature = "cli")]
+    pub(crate) fn merges(&self) -> bool {
+        self.plan.merges()
+    }
+
+    /// `dfc2`, `dfc1` and `dx` in one launch.
+    ///
+    /// # Safety
+    /// As [`super::moe_backward`], after `dinner`, and where the plan merges them.
+    pub unsafe fn merged(&self, queue: &Queue<'_>) -> Result<()> {
+        let args = ExpertsMerged { dfc2: self.dfc2, dfc1: self.dfc1, dx: self.dx };
+        // SAFETY: the caller's promise.
+        unsafe { experts::merged(queue, self.dtype, self.plan.dx, &args, self.pairs) }
     }
 
     /// Routing alone.

@@ -113,6 +113,26 @@ pub(super) fn waves(tiles: f64, multiprocessors: u32) -> f64 {
     (tiles / f64::from(multiprocessors)).ceil()
 }
 
+/// Products in one launch, with a tile of engine `wgmma`: blocks go on from one's tiles to the next's, so that the busiest has fewer than
+/// one by one.
+pub(super) fn merged(card: &Card, shared_bytes: u32, tile: Tile, works: &[(Product, Work)], element: f64) -> Cost {
+    let mut busy = vec![0.0; card.multiprocessors as usize];
+    let (mut bound, mut longest, mut bytes, mut first) = (Bound::Tensor, 0.0f64, 0.0, 0.0);
+    for &(product, work) in works {
+        let one = cost(card, shared_bytes, product, tile, &Work { tiles: 1.0, deepest: 0.0, bytes: 0.0, ..work }, element);
+        // Of which the launch and the ring's first step are the whole's.
+        let each = one.seconds - LAUNCH - LATENCY;
+        for (block, busy) in busy.iter_mut().enumerate() {
+            let before = |number: f64| ((number - block as f64) / f64::from(card.multiprocessors)).ceil().max(0.0);
+            *busy += each * (before(first + work.tiles) - before(first));
+        }
+        longest = longest.max(each * work.deepest / work.depth.max(1.0));
+        (first, bytes, bound) = (first + work.tiles, bytes + work.bytes, one.bound);
+    }
+    let busiest = busy.into_iter().fold(longest, f64::max) + LATENCY;
+    Cost::new(&[(busiest, bound), (bytes / card.memory, Bound::Memory)])
+}
+
 /// The product with that tile on that card.
 pub(super) fn cost(card: &Card, shared_bytes: u32, product: Product, tile: Tile, work: &Work, element: f64) -> Cost {
     let (rows, columns, splits) = (tile.rows as f64, tile.columns as f64, tile.splits as f64);

@@ -1,8 +1,9 @@
 //! Which tile each of the experts' six products is cut into: a pure function of the device, the layer, its dtype and the bound on its
 //! pairs, so that a backward pass finds what the forward pass before it had.
 //!
-//! The tiles are those whose predicted times add up to the least (see `cost`). How the pairs are spread over the experts is known on the
-//! device alone; an even load is assumed. The same predictions, of every kernel of a layer, are what [`predict`] tells.
+//! The tiles are those whose predicted times add up to the least (see `cost`), dfc2, dfc1 and dx in one launch where they have the same.
+//! How the pairs are spread over the experts is known on the device alone; an even load is assumed. The same predictions, of every kernel
+//! of a layer, are what [`predict`] tells.
 
 mod card;
 mod cost;
@@ -22,7 +23,7 @@ use super::driver::Facts;
 use super::moe::Sizes;
 use crate::config::MoeConfig;
 use crate::dtype::DType;
-use cost::{Cost, cost};
+use cost::{Cost, cost, merged};
 use product::Load;
 use tile::{can_run, candidates};
 
@@ -52,6 +53,11 @@ impl Plan {
     /// Pairs of a tile.
     pub fn rows(&self) -> usize {
         self.up.rows
+    }
+
+    /// Whether dfc2, dfc1 and dx go in one launch: with one tile of engine `wgmma`, which then is never slower than one by one.
+    pub fn merges(&self) -> bool {
+        self.dx.engine == Engine::Wgmma && [self.dfc1, self.dfc2] == [self.dx; 2]
     }
 
     /// The tile of a product.
@@ -99,12 +105,25 @@ impl<'a> Chooser<'a> {
         cost(&self.card, self.facts.shared_bytes, product, tile, &work, self.load.element as f64)
     }
 
+    /// The three that can go in one launch.
+    fn merged(&self, tile: Tile) -> Cost {
+        let works = Product::MERGED.map(|product| (product, self.load.work(product, tile)));
+        merged(&self.card, self.facts.shared_bytes, tile, &works, self.load.element as f64)
+    }
+
+    /// Those three, as a plan has them.
+    fn after_dinner(&self, plan: &Plan) -> f64 {
+        if plan.merges() {
+            return self.merged(plan.dx).seconds;
+        }
+        Product::MERGED.iter().map(|&product| self.cost(product, plan.tile(product)).seconds).sum()
+    }
+
     /// The fastest tile of a product, of those with so many rows where they are given; the first of equals.
     fn fastest(&self, product: Product, rows: Option<usize>) -> Option<(Tile, f64)> {
-        let widths = [self.load.width, self.load.expert_width];
         candidates(product)
             .filter(|tile| rows.is_none_or(|rows| rows == tile.rows))
-            .filter(|tile| can_run(tile.engine, self.facts, self.dtype, widths))
+            .filter(|&tile| self.can_run(tile))
             .map(|tile| (tile, self.cost(product, tile).seconds))
             .min_by(|a, b| a.1.total_cmp(&b.1))
     }
@@ -118,9 +137,17 @@ impl<'a> Chooser<'a> {
         };
         let timed = [128, 64, 32, 16].into_iter().filter_map(|rows| Some((rows, seconds(rows)?)));
         let rows = timed.min_by(|a, b| a.1.total_cmp(&b.1)).map_or(general.rows, |(rows, _)| rows);
-        Plan::of(Product::ALL.map(|product| {
+        let apart = Plan::of(Product::ALL.map(|product| {
             let rows = product.is_over_pairs().then_some(rows);
             self.fastest(product, rows).map_or(general, |(tile, _)| tile)
-        }))
+        }));
+        let tiles = candidates(Product::Dfc1).filter(|tile| tile.rows == rows && self.can_run(*tile));
+        let plans = tiles.map(|tile| Plan { dfc2: tile, dfc1: tile, dx: tile, ..apart }).filter(Plan::merges);
+        let timed = [apart].into_iter().chain(plans).map(|plan| (plan, self.after_dinner(&plan)));
+        timed.min_by(|a, b| a.1.total_cmp(&b.1)).map_or(apart, |(plan, _)| plan)
+    }
+
+    fn can_run(&self, tile: Tile) -> bool {
+        can_run(tile.engine, self.facts, self.dtype, [self.load.width, self.load.expert_width])
     }
 }

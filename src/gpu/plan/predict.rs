@@ -3,7 +3,7 @@
 
 use super::card::Card;
 use super::cost::{Bound, Cost};
-use super::product::Product;
+use super::product::{Product, Work};
 use super::{Chooser, Plan, Tile};
 use crate::config::MoeConfig;
 use crate::dtype::DType;
@@ -19,6 +19,8 @@ pub struct Prediction {
     pub kernel: String,
     /// Whether it belongs to the backward pass.
     pub backward: bool,
+    /// Whether a pass launches it; else it is told how long it would take by itself, and another does its work with others'.
+    pub launched: bool,
     /// The tile that was chosen, of the experts' products.
     pub tile: Option<Tile>,
     /// Its time.
@@ -39,7 +41,8 @@ const STREAM: f64 = 0.85;
 /// Seconds of a wait of all blocks for each other.
 const MEETING: f64 = 1.5e-6;
 
-/// Every kernel of both passes of a layer on T·B rows of which `needed` are needed, in the order of their launches.
+/// Every kernel of both passes of a layer on T·B rows of which `needed` are needed, in the order of their launches; the experts' products
+/// by themselves too where several are one launch.
 ///
 /// # Errors
 /// As [`Sizes::new`], and for f64.
@@ -77,7 +80,7 @@ pub fn predict(
     let named = |stem: &str| instance(stem, dtype);
     let other = |kernel: String, backward: bool, of: (f64, f64, f64)| other(card, kernel, backward, dtype, of);
     let product = |product: Product| chosen(&chooser, &plan, config.experts.gated, product);
-    Ok(vec![
+    let mut kernels = vec![
         other(named("gate_forward")?, false, gate_forward),
         other("route_forward".into(), false, route_forward),
         product(Product::Up)?,
@@ -87,11 +90,26 @@ pub fn predict(
         product(Product::Dfc2)?,
         product(Product::Dx)?,
         product(Product::Dfc1)?,
+    ];
+    if plan.merges() {
+        kernels.push(in_one(&chooser, plan.dx)?);
+    }
+    kernels.extend([
         other(named("route_backward")?, true, route_backward),
         other(named("gate_backward_rows")?, true, backward_rows),
         other(named("gate_backward_weights")?, true, backward_weights),
         other(named("combine")?, true, combine_backward),
-    ])
+    ]);
+    Ok(kernels)
+}
+
+/// What waits for dinner alone, in one launch.
+fn in_one(chooser: &Chooser<'_>, tile: Tile) -> Result<Prediction> {
+    let sum = |of: fn(&Work) -> f64| Product::MERGED.iter().map(|&product| of(&chooser.load.work(product, tile))).sum();
+    let Cost { seconds, bound } = chooser.merged(tile);
+    let kernel = instance(&tile.kernel("merged"), chooser.dtype)?;
+    let (flops, bytes) = (sum(|work| work.flops), sum(|work| work.bytes));
+    Ok(Prediction { kernel, backward: true, launched: true, tile: Some(tile), seconds, bound, flops, bytes })
 }
 
 fn chosen(chooser: &Chooser<'_>, plan: &Plan, gated: bool, product: Product) -> Result<Prediction> {
@@ -100,7 +118,8 @@ fn chosen(chooser: &Chooser<'_>, plan: &Plan, gated: bool, product: Product) -> 
     let Cost { seconds, bound } = chooser.cost(product, tile);
     let kernel = instance(&tile.kernel(product.name(gated)), chooser.dtype)?;
     let backward = !matches!(product, Product::Up | Product::Down);
-    Ok(Prediction { kernel, backward, tile: Some(tile), seconds, bound, flops: work.flops, bytes: work.bytes })
+    let launched = !(plan.merges() && Product::MERGED.contains(&product));
+    Ok(Prediction { kernel, backward, launched, tile: Some(tile), seconds, bound, flops: work.flops, bytes: work.bytes })
 }
 
 fn other(card: &Card, kernel: String, backward: bool, dtype: DType, of: (f64, f64, f64)) -> Prediction {
@@ -108,5 +127,5 @@ fn other(card: &Card, kernel: String, backward: bool, dtype: DType, of: (f64, f6
     let peak = if dtype == DType::F32 { card.scalar * 0.5 } else { card.tensor * if backward { GATE_BACK } else { GATE } };
     let (math, memory) = (flops / peak + waiting, bytes / (card.memory * STREAM) + waiting);
     let Cost { seconds, bound } = Cost::new(&[(math, Bound::Tensor), (memory, Bound::Memory)]);
-    Prediction { kernel, backward, tile: None, seconds, bound, flops, bytes }
+    Prediction { kernel, backward, launched: true, tile: None, seconds, bound, flops, bytes }
 }

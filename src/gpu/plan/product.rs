@@ -26,6 +26,9 @@ impl Product {
     /// All of them.
     pub const ALL: [Product; 6] = [Product::Up, Product::Down, Product::Dinner, Product::Dx, Product::Dfc1, Product::Dfc2];
 
+    /// Those that wait for dinner alone: see [`super::Plan::merges`]. In the order of their tiles.
+    pub const MERGED: [Product; 3] = [Product::Dfc2, Product::Dfc1, Product::Dx];
+
     /// Its kernels' name for it.
     pub fn name(self, gated: bool) -> &'static str {
         match self {
