@@ -12,7 +12,7 @@ use fair_moe::gpu::plan::{Engine, Tile};
 use half::{bf16, f16};
 use support::experts::{Case, Setup};
 use support::gpu::{seeds, some_of};
-use support::products::{backward, forward, gradients};
+use support::products::{backward, forward, gradients, merged};
 
 /// Segments, widths on both sides of whole chunks and tiles, addresses and strides, over the seeds and modes; twice, unless only one
 /// seed is asked for.
@@ -163,6 +163,15 @@ fn gradients_by_wgmma() {
     });
 }
 
+#[test]
+fn gradients_and_dx_in_one_launch_by_wgmma() {
+    wgmma_cases().iter().enumerate().for_each(|(i, case)| match i % 3 {
+        0 => merged::<bf16, bf16>(case, i % 2 == 0),
+        1 => merged::<f16, f32>(case, i % 4 == 0),
+        _ => merged::<bf16, f32>(case, i % 2 == 0),
+    });
+}
+
 /// Tiles of few rows, whole and split among blocks, of which there are more than steps in some; on segments around those rows, all pairs in
 /// one of them or none in most, and on widths and addresses of every kind.
 fn small_cases() -> Vec<Case> {
@@ -245,6 +254,7 @@ fn no_pairs_at_all_write_zeros_to_gradients_alone() {
     backward::<bf16>(&case);
     gradients::<bf16, bf16>(&case, false);
     gradients::<f32, f32>(&case, true);
+    merged::<bf16, f32>(&Case { tile: Some(Tile::new(Engine::Wgmma, 128, 256)), ..case }, true);
 }
 
 #[test]
@@ -277,6 +287,8 @@ fn wrong_arguments_are_refused_in_one_sentence() {
     assert_eq!(split(32, right), "a place for the parts of split tiles must be given, but is none");
     let parts = Splits { parts: s.x.at(), ..Default::default() };
     assert_eq!(split(32, ExpertsDown { splits: parts, ..right }), "the counters of split tiles must be given, but is none");
+    let merged = unsafe { experts::merged(&s.device.queue(), DType::Bf16, s.case.tile(DType::Bf16), &Default::default(), 3) };
+    assert_eq!(merged.unwrap_err().to_string(), "the engine of merged products must be wgmma, but is mma");
     let parts = ExpertsDinner {
         dy: s.x.at(),
         experts_weights,

@@ -2,33 +2,24 @@
 #include "experts/ring.cuh"
 #include "experts/schedule.cuh"
 
-// The warpgroup that fills the ring. What is gathered, or a step that ends with an expert's pairs, comes by cp.async of all its threads;
-// the rest by tensor maps, in boxes of 64 by 64 that its first thread asks for. Both write what wgmma reads: K-major as blocks of 64 of the product's
+// The warpgroup that fills the ring. What is gathered, or a step that ends with an expert's pairs, comes by cp.async of all its threads,
+// which announce their steps when they have landed: no earlier than they must, while there is a stage to fill, and no later than
+// they can, while there is none. The rest comes by tensor maps, in boxes of 64 by 64 that the first thread asks for. Both write what wgmma reads: K-major as blocks of 64 of the product's
 // rows or columns, MN-major as blocks of 64 of them by 64 of K.
 namespace experts {
-// How many steps may be on their way by cp.async before the oldest is waited for.
-constexpr int kLag = 2;
-
 // Whether any of a launch's jobs has an operand that no map brings.
 template <class... Jobs> constexpr bool kCopied = (!(Jobs::kAMapped && Jobs::kBMapped) || ...);
 
-// cp.async writes as any store does: what has landed is fenced, so that wgmma sees it.
-template <class Stages> PTX void announce(const Stages& ring, int step) {
-  fence_proxy_async();
-  mbarrier_arrive(ring.full(step));
-}
-// After the last tile.
-template <class Stages> PTX void announce_last(const Stages& ring, int steps) {
-  cp_async_wait<0>();
-  for (int i = max(0, steps - kLag); i < steps; i++) announce(ring, i);
-}
+// Arrivals that fill a stage: the tensor maps', and one of each warp that copies.
+template <bool Copies> constexpr int kArrivals = 1 + (Copies ? kFillers / 32 : 0);
 
-// `kCopies`: whether the ring waits for all of the warpgroup's threads.
+// `kCopies`: whether the ring waits for all of the warpgroup's warps.
 template <class T, class Job, bool kCopies> struct Fill {
   using Tile = typename Job::Blocks;
   using Stages = RingOf<Tile>;
   static constexpr bool kAMapped = Job::kAMapped, kBMapped = Job::kBMapped;
-  static_assert(kLag < Stages::kStages, "a stage that is not announced must not be waited for");
+  // How many steps may be on their way by cp.async before the oldest is waited for. One stage is being multiplied meanwhile, another read.
+  static constexpr int kLag = Stages::kStages - 2;
   const Stages& ring;
   int& step;                                     // over all tiles
 
@@ -68,6 +59,17 @@ template <class T, class Job, bool kCopies> struct Fill {
     }
   }
 
+  // The oldest of so many steps that are on their way. cp.async writes as any store does: fenced, wgmma sees it.
+  PTX void announce(int under_way) {
+    if (under_way == 1) cp_async_wait<0>();
+    else if (under_way == 2) cp_async_wait<1>();
+    else if (under_way == 3) cp_async_wait<2>();
+    else cp_async_wait<3>();
+    fence_proxy_async();
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) mbarrier_arrive(ring.full(step - under_way));
+  }
+
   PTX void tile(Job& job) {
     const int once = ceil_div(job.depth, kStep<T>), steps = job.segments * once;
     const int extra = ceil_div(job.extras() * 2 * Tile::kColumns / 64, Stages::kBoxes);
@@ -76,10 +78,13 @@ template <class T, class Job, bool kCopies> struct Fill {
       if constexpr (!kAMapped || Job::kTails) job.a.begin();
       if constexpr (!kBMapped || Job::kTails) job.b.begin();
     }
+    int under_way = 0;
     for (int i = 0; i < steps + extra; i++, step++) {
       const bool second = i >= once;
       const int k = (second ? i - once : i) * kStep<T>;
       const bool whole = !Job::kTails || k + kStep<T> <= job.depth;
+      if constexpr (kCopies)
+        while (under_way == kLag || (under_way > 0 && !__all_sync(~0u, ring.is_empty(step)))) announce(under_way--);
       ring.wait_empty(step);
       if (threadIdx.x == 0) {
         if (i < steps) map_operands(job, k, second, whole);
@@ -92,12 +97,11 @@ template <class T, class Job, bool kCopies> struct Fill {
           if (!kBMapped || (Job::kTails && !whole)) job.b.load(to + Tile::kRows * 128, k, second);
         }
         cp_async_commit();
-        if (step >= kLag) {
-          cp_async_wait<kLag>();
-          announce(ring, step - kLag);
-        }
+        under_way++;
       }
     }
+    if constexpr (kCopies)
+      while (under_way > 0) announce(under_way--);
   }
 };
 }

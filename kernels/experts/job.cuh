@@ -22,7 +22,7 @@ struct From { const TensorMap* map; int mn, k, z; };
 template <class Arguments, class Tile> struct OfPairs {
   using Args = Arguments;
   using Blocks = Tile;
-  static constexpr bool kSums = false, kParts = false, kSplit = false, kCut = false, kFetches = false;
+  static constexpr bool kSums = false, kParts = false, kSplit = false, kCut = false, kFetches = false, sums_first = false;
   static constexpr bool kAMapped = false, kBMapped = true, kTails = false;
   static constexpr int kColumns = Tile::kColumns;
   const Args& p;

@@ -68,11 +68,12 @@ template <class T, class Job> struct Multiply {
 #pragma unroll
       for (int i = 0; i < Tile::kColumns / 2; i++) acc[i] = 0;
     }
+    const bool loaded = Job::kAMapped && job.sums_first;
 #pragma unroll 1
     for (int i = 0; i < steps; i++, step++) {
       ring.wait_full(step);
       const uint32_t at = ring.stage(step);
-      const uint64_t a = wgmma_operand(at + half * kBox, 0, 1024), b = wgmma_operand(at + Tile::kRows * 128, kBKMajor ? 0 : kBox, 1024);
+      const uint64_t a = wgmma_operand(at + half * kBox, kAKMajor ? 0 : kBox, 1024), b = wgmma_operand(at + Tile::kRows * 128, kBKMajor ? 0 : kBox, 1024);
       wgmma_hold(acc);
       wgmma_fence();
 #pragma unroll
@@ -83,11 +84,11 @@ template <class T, class Job> struct Multiply {
       if constexpr (Job::kSums)
         if (job.sums_first) sums.add(stage(step) + half * kBox, warp_row(), job.sum_weight(), i * kStep<T>, job.depth);
       wgmma_wait<1>();
-      if (i > 0) ring.release(step - 1);
+      if (i > 0) ring.release(step - 1, loaded);
     }
     wgmma_wait<0>();
     wgmma_hold(acc);
-    if (steps > 0) ring.release(step - 1);
+    if (steps > 0) ring.release(step - 1, loaded);
   }
 
   // 32 columns of the warp's rows, from accumulator number `from` on, or 16 from each of two.
@@ -173,7 +174,7 @@ template <class T, class Job> struct Multiply {
       }
       if constexpr (Job::kParts)
         if ((c + 1) * kAcross % 64 == 0)
-          for (; released < ended(extras, (c + 1) * kAcross); released++) ring.release(step + released);
+          for (; released < ended(extras, (c + 1) * kAcross); released++) ring.release(step + released, true);
     }
     step += waited;
     if constexpr (Job::kParts) {

@@ -23,10 +23,12 @@ template <int Lines> struct Ring {
     }
     mbarrier_init_fence();
   }
+  PTX bool is_empty(int step) const { return mbarrier_test_wait(empty(step), uint32_t(step / kStages & 1) ^ 1); }
   PTX void wait_empty(int step) const { mbarrier_wait(empty(step), uint32_t(step / kStages & 1) ^ 1); }
   PTX void wait_full(int step) const { mbarrier_wait(full(step), uint32_t(step / kStages & 1)); }
-  // By a warp that has read the stage.
-  PTX void release(int step) const {
+  // By a warp that has read the stage; `loaded`: by loads too, of what tensor maps bring.
+  PTX void release(int step, bool loaded) const {
+    if (loaded) fence_reads();
     __syncwarp();
     if (threadIdx.x % 32 == 0) mbarrier_arrive(empty(step));
   }

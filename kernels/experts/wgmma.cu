@@ -33,14 +33,13 @@ template <class T, int Columns, template <class, class> class... Jobs, class... 
   constexpr bool kCopies = kCopied<Jobs<T, Wide<Columns>>...>;
   DYNAMIC_SHARED(smem);
   const Stages ring{shared_u32(smem)};
-  if (threadIdx.x == 0) ring.init(kCopies ? kFillers + 1 : 1);
+  if (threadIdx.x == 0) ring.init(kArrivals<kCopies>);
   __syncthreads();
   int number = blockIdx.x, step = 0;
   if (threadIdx.x < kFillers) {
     setmaxnreg_dec<56>();
     if (!kCopies && threadIdx.x > 0) return;
     (fill<T, Jobs<T, Wide<Columns>>, kCopies>(p, ring, number, step), ...);
-    if constexpr (kCopies) announce_last(ring, step);
   } else {
     setmaxnreg_inc<224>();
     float* const piece = reinterpret_cast<float*>(smem + Stages::kBytes + (threadIdx.x - kFillers) / 32 * kPiece);

@@ -30,6 +30,8 @@ PTX void mbarrier_wait(uint32_t bar, uint32_t parity) {
 }
 PTX void cp_async_mbarrier_arrive_noinc(uint32_t bar) { asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(bar) : "memory"); }
 PTX void fence_proxy_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+// Where what a thread has read is to be overwritten through the asynchronous proxy. The emulation does not follow what was read.
+PTX void fence_reads() { fence_proxy_async(); }
 PTX void tma_load_2d(uint32_t to, const TensorMap* map, int x, int y, uint32_t bar) {
   asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];"
                ::"r"(to), "l"(map), "r"(bar), "r"(x), "r"(y) : "memory");
@@ -58,6 +60,7 @@ PTX bool mbarrier_test_wait(uint32_t bar, uint32_t parity, EMULATED_AT) { return
 PTX bool mbarrier_try_wait(uint32_t bar, uint32_t parity, EMULATED_AT) { return emulate::mbarrier_wait(bar, parity, at), true; }
 PTX void cp_async_mbarrier_arrive_noinc(uint32_t bar, EMULATED_AT) { emulate::cp_async_arrive(bar, at); }
 PTX void fence_proxy_async() { emulate::fence_proxy_async(); }
+PTX void fence_reads() {}
 PTX void tma_load_2d(uint32_t to, const TensorMap* map, int x, int y, uint32_t bar, EMULATED_AT) { emulate::tma_load(to, map, {x, y}, 2, bar, at); }
 PTX void tma_load_3d(uint32_t to, const TensorMap* map, int x, int y, int z, uint32_t bar, EMULATED_AT) {
   emulate::tma_load(to, map, {x, y, z}, 3, bar, at);

@@ -104,6 +104,15 @@ fn folded_forward<T: Element>(s: &Setup<T>, up: &ExpertsUp, down: &ExpertsDown, 
     assert_close("out, weighted", &s.device.written(&out, p * d), &want, bound(T::DTYPE));
 }
 
+/// Two random tensors of F columns. The host knows no more than a bound of the pairs: there is room for so many, which holds anything.
+fn of_pairs<T: Element>(s: &Setup<T>) -> [Tensor<T>; 2] {
+    let (case, f) = (&s.case, s.case.expert_width);
+    [2, 3].map(|seed| {
+        let values = [uniform(case.seed + seed, case.pairs() * f), vec![f64::NAN; SPARE * f]].concat();
+        s.device.upload::<T>(case.offset, case.before * f, &values)
+    })
+}
+
 /// dinner and dx, with random activations and gradients for what the stages before them give; the latter's result.
 pub fn backward<T: Element>(case: &Case) -> Vec<f64> {
     println!("{:?} {case:?}", T::DTYPE);
@@ -114,9 +123,7 @@ pub fn backward<T: Element>(case: &Case) -> Vec<f64> {
     let room = |width: usize| s.device.room::<T>(case.offset, case.before * width, (p + SPARE) * width);
     let (dinner, dglu, weighted, dx) = (room(f), room(f), room(f), room(d));
     let dweight_parts = s.device.room::<f32>(0, case.before * parts, (p + SPARE) * parts);
-    // The host knows no more than a bound of the pairs: there is room for so many, which holds anything.
-    let of_pairs = |seed: u64| [uniform(case.seed + seed, p * f), vec![f64::NAN; SPARE * f]].concat();
-    let [inner, glu] = [2, 3].map(|seed| s.device.upload::<T>(case.offset, case.before * f, &of_pairs(seed)));
+    let [inner, glu] = of_pairs(&s);
     let act = Activation::ALL[case.activation];
     let (splits, counters, _room) = s.splits(d);
     let args = ExpertsDinner {
@@ -166,23 +173,33 @@ pub fn backward<T: Element>(case: &Case) -> Vec<f64> {
         assert_close("dglu", &s.device.written(&dglu, p * f), &want_dglu, bound);
     }
 
-    let args = ExpertsDx {
-        dinner: inner.at(),
-        dglu: if case.gated { glu.at() } else { 0 },
+    let args = ExpertsDx { splits, ..dx_args(&s, [&inner, &glu], &dx) };
+    unsafe { experts::dx(&s.device.queue(), T::DTYPE, case.tile(T::DTYPE), &args, case.before + p + SPARE).unwrap() };
+    check_dx(&s, [&inner, &glu], &dx)
+}
+
+/// Of what the stage before left, and where to.
+fn dx_args<T: Element>(s: &Setup<T>, [dinner, dglu]: [&Tensor<T>; 2], to: &Tensor<T>) -> ExpertsDx {
+    let [experts_weights, shared_weights] = s.weights();
+    ExpertsDx {
+        dinner: dinner.at(),
+        dglu: if s.case.gated { dglu.at() } else { 0 },
         experts_weights,
         shared_weights,
         pairs: s.list(),
-        dx: dx.at(),
-        splits,
-        width: d as i32,
-        expert_width: f as i32,
-        experts: case.segments.len() as i32,
+        dx: to.at(),
+        width: s.case.width as i32,
+        expert_width: s.case.expert_width as i32,
+        experts: s.case.segments.len() as i32,
         ..Default::default()
-    };
-    unsafe { experts::dx(&s.device.queue(), T::DTYPE, case.tile(T::DTYPE), &args, case.before + p + SPARE).unwrap() };
+    }
+}
+
+fn check_dx<T: Element>(s: &Setup<T>, [dinner, dglu]: [&Tensor<T>; 2], dx: &Tensor<T>) -> Vec<f64> {
+    let (case, d, f, p) = (&s.case, s.case.width, s.case.expert_width, s.case.pairs());
     let mut want = vec![0.0; p * d];
     for (pair, want) in want.chunks_mut(d).enumerate() {
-        let maps = [(&inner, 0), (&glu, 2)];
+        let maps = [(dinner, 0), (dglu, 2)];
         for (from, number) in &maps[..if case.gated { 2 } else { 1 }] {
             let weight = s.parameter(*number, pair, f * d);
             for (k, row) in weight.chunks(d).enumerate() {
@@ -190,8 +207,8 @@ pub fn backward<T: Element>(case: &Case) -> Vec<f64> {
             }
         }
     }
-    let got = s.device.written(&dx, p * d);
-    assert_close("dx", &got, &want, bound);
+    let got = s.device.written(dx, p * d);
+    assert_close("dx", &got, &want, bound(T::DTYPE));
     got
 }
 
@@ -243,10 +260,19 @@ impl<G: Element> Gradient<G> {
 
 /// dfc1 and dfc2, as gradients of type G.
 pub fn gradients<T: Element, G: Element>(case: &Case, accumulate: bool) {
+    after_dinner::<T, G>(case, accumulate, false);
+}
+
+/// The same and dx in one launch.
+pub fn merged<T: Element, G: Element>(case: &Case, accumulate: bool) {
+    after_dinner::<T, G>(case, accumulate, true);
+}
+
+fn after_dinner<T: Element, G: Element>(case: &Case, accumulate: bool, merged: bool) {
     println!("{:?} in {:?}, {accumulate}, {case:?}", T::DTYPE, G::DTYPE);
     let s = Setup::<T>::new(case);
     let (d, f, p, e) = (case.width, case.expert_width, case.pairs(), case.segments.len());
-    let [dinner, dglu] = [2, 3].map(|seed| s.device.upload::<T>(case.offset, case.before * f, &uniform(case.seed + seed, p * f)));
+    let [dinner, dglu] = of_pairs(&s);
     let sizes = [f * d, f, f * d, f, d * f, d];
     let gradient =
         |i: usize| Gradient::<G>::new(&s, case.seed + 50 + i as u64, if i < 6 { e } else { 1 } * sizes[i % 6], accumulate);
@@ -265,7 +291,7 @@ pub fn gradients<T: Element, G: Element>(case: &Case, accumulate: bool) {
     };
     let (experts_gradients, shared_gradients) = (places(0), if case.shared.is_some() { places(6) } else { Default::default() });
     let (gradient_f32, has_shared) = (i32::from(G::DTYPE == DType::F32), i32::from(case.shared.is_some()));
-    let args = ExpertsDfc1 {
+    let dfc1 = ExpertsDfc1 {
         dinner: dinner.at(),
         dglu: if case.gated { dglu.at() } else { 0 },
         x: s.x.at(),
@@ -281,8 +307,7 @@ pub fn gradients<T: Element, G: Element>(case: &Case, accumulate: bool) {
         has_shared,
         ..Default::default()
     };
-    unsafe { experts::dfc1(&s.device.queue(), T::DTYPE, case.tile(T::DTYPE), &args, case.before + p + SPARE).unwrap() };
-    let args = ExpertsDfc2 {
+    let dfc2 = ExpertsDfc2 {
         dy: s.x.at(),
         weighted: dinner.at(),
         pairs: s.list(),
@@ -297,7 +322,16 @@ pub fn gradients<T: Element, G: Element>(case: &Case, accumulate: bool) {
         has_shared,
         ..Default::default()
     };
-    unsafe { experts::dfc2(&s.device.queue(), T::DTYPE, case.tile(T::DTYPE), &args, case.before + p + SPARE).unwrap() };
+    let (queue, tile, pairs) = (s.device.queue(), case.tile(T::DTYPE), case.before + p + SPARE);
+    if merged {
+        let to = s.device.room::<T>(case.offset, case.before * d, (p + SPARE) * d);
+        let dx = dx_args(&s, [&dinner, &dglu], &to);
+        unsafe { experts::merged(&queue, T::DTYPE, tile, &ExpertsMerged { dfc2, dfc1, dx }, pairs).unwrap() };
+        check_dx(&s, [&dinner, &dglu], &to);
+    } else {
+        unsafe { experts::dfc1(&queue, T::DTYPE, tile, &dfc1, pairs).unwrap() };
+        unsafe { experts::dfc2(&queue, T::DTYPE, tile, &dfc2, pairs).unwrap() };
+    }
 
     for (pair, &w) in s.pair_weight.iter().enumerate() {
         let of = s.expert_of[pair];
