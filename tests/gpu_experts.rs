@@ -287,6 +287,13 @@ fn wrong_arguments_are_refused_in_one_sentence() {
     assert_eq!(split(32, right), "a place for the parts of split tiles must be given, but is none");
     let parts = Splits { parts: s.x.at(), ..Default::default() };
     assert_eq!(split(32, ExpertsDown { splits: parts, ..right }), "the counters of split tiles must be given, but is none");
+    let by_wgmma = |args: ExpertsDown| {
+        unsafe { experts::down(&s.device.queue(), DType::Bf16, Tile::new(Engine::Wgmma, 128, 256), &args, 3) }.unwrap_err().to_string()
+    };
+    let at = s.x.at() + 8;
+    assert_eq!(by_wgmma(ExpertsDown { out: at, ..right }), format!("out must be at a multiple of 16 bytes, but is at {at:#x}"));
+    let refused = by_wgmma(ExpertsDown { width: 12, ..right });
+    assert_eq!(refused, "a width of tiles by wgmma must be a multiple of 8, but is 12");
     let merged = unsafe { experts::merged(&s.device.queue(), DType::Bf16, s.case.tile(DType::Bf16), &Default::default(), 3) };
     assert_eq!(merged.unwrap_err().to_string(), "the engine of merged products must be wgmma, but is mma");
     let parts = ExpertsDinner {

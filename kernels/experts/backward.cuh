@@ -12,8 +12,7 @@ template <class T, class Tile> struct Dinner : OfPairs<ExpertsDinner, Tile> {
   using OfPairs<ExpertsDinner, Tile>::p, OfPairs<ExpertsDinner, Tile>::tile;
   struct Columns { int left; int64_t at; };
   struct Fetched { float4 extra[2]; float weight; };             // inner, glu
-  struct Element { float hidden, dinner, dglu; };
-  static constexpr bool kParts = true;
+  static constexpr bool kParts = true, kWeighs = true;
   Operand<T, Tile::kRows, Tile::kLoaders, true, true> a;
   Operand<T, Tile::kColumns, Tile::kLoaders, false, false> b;
 
@@ -30,36 +29,35 @@ template <class T, class Tile> struct Dinner : OfPairs<ExpertsDinner, Tile> {
     return {p.expert_width - column, int64_t(tile.pair) * p.expert_width + column};
   }
   PTX int extras() const { return p.glu ? 2 : 1; }
-  PTX void fetch_weight(int row, Fetched& f) const { f.weight = p.pairs.pair_weight[tile.pair + row]; }
+  PTX float weight(int row) const { return p.pairs.pair_weight[tile.pair + row]; }
   PTX void fetch(const Columns& c, int row, Fetched& f) const {
     const int64_t from = c.at + int64_t(row) * p.expert_width;
-    f.extra[0] = load_row(static_cast<const T*>(p.inner) + from, c.left);
-    f.extra[1] = load_or_zeros(static_cast<const T*>(p.glu), from, c.left);
-    fetch_weight(row, f);
-  }
-  PTX Element element(float dhidden, float inner, float glu) const {
-    if (p.glu) {
-      const Activated g = activate(p.activation, glu);
-      return {inner * g.value, dhidden * g.value, dhidden * inner * g.slope};
-    }
-    // Folded, inner is the weighted hidden; its sign is the slope of relu.
-    const Activated v = activate(p.activation, inner);
-    return {v.value, dhidden * v.slope, 0};
+    f.extra[0] = load_row<Tile::kWhole>(static_cast<const T*>(p.inner) + from, c.left);
+    f.extra[1] = load_or_zeros<Tile::kWhole>(static_cast<const T*>(p.glu), from, c.left);
+    f.weight = weight(row);
   }
   PTX float finish(const Columns& c, int row, const float* first, const float*, const Fetched& f) const {
-    const float4 dhidden = load_four(first), inner = f.extra[0], glu = f.extra[1];
-    const Element x = element(dhidden.x, inner.x, glu.x), y = element(dhidden.y, inner.y, glu.y);
-    const Element z = element(dhidden.z, inner.z, glu.z), w = element(dhidden.w, inner.w, glu.w);
-    const float4 hidden = {x.hidden, y.hidden, z.hidden, w.hidden};
+    const float4 dhidden = load_four(first), inner = f.extra[0];
     const int64_t to = c.at + int64_t(row) * p.expert_width;
-    store_row(static_cast<T*>(p.dinner) + to, c.left, f.weight * float4{x.dinner, y.dinner, z.dinner, w.dinner});
-    if (p.glu) store_row(static_cast<T*>(p.dglu) + to, c.left, f.weight * float4{x.dglu, y.dglu, z.dglu, w.dglu});
-    if (p.weighted) store_row(static_cast<T*>(p.weighted) + to, c.left, f.weight * hidden);
-    const float part = sum(dhidden * hidden);    // beyond the columns are zeros
-    // A weight of 0 has left nothing of hidden; nor does its gradient go on through the softmax, which multiplies by it.
-    return !p.folded ? part : f.weight > 0 ? part / f.weight : 0;
+    float4 hidden, dinner;
+    if (p.glu) {
+      const FourActivated g = activate_four<sizeof(T) == 2>(p.activation, f.extra[1]);
+      hidden = inner * g.value, dinner = dhidden * g.value;
+      store_row<Tile::kWhole>(static_cast<T*>(p.dglu) + to, c.left, f.weight * (dhidden * inner * g.slope));
+    } else {
+      // Folded, inner is the weighted hidden; its sign is the slope of relu.
+      const FourActivated v = activate_four<sizeof(T) == 2>(p.activation, inner);
+      hidden = v.value, dinner = dhidden * v.slope;
+    }
+    store_row<Tile::kWhole>(static_cast<T*>(p.dinner) + to, c.left, f.weight * dinner);
+    if (p.weighted) store_row<Tile::kWhole>(static_cast<T*>(p.weighted) + to, c.left, f.weight * hidden);
+    return sum(dhidden * hidden);                // beyond the columns are zeros
   }
-  PTX void put_part(int row, float part) const { p.dweight_parts[int64_t(tile.pair + row) * p.parts + tile.column / Tile::kColumns] = part; }
+  PTX void put_part(int row, float part) const {
+    const float w = p.folded ? weight(row) : 1.0f;
+    // A weight of 0 has left nothing of hidden; nor does its gradient go on through the softmax, which multiplies by it.
+    p.dweight_parts[int64_t(tile.pair + row) * p.parts + tile.column / Tile::kColumns] = w > 0 ? part / w : 0;
+  }
 };
 
 template <class T, class Tile> struct Dx : OfPairs<ExpertsDx, Tile> {
@@ -91,7 +89,7 @@ template <class T, class Tile> struct Dx : OfPairs<ExpertsDx, Tile> {
   }
   PTX void fetch(const Columns&, int, Fetched&) const {}
   PTX float finish(const Columns& c, int row, const float* first, const float*, const Fetched&) const {
-    store_row(c.dx + int64_t(row) * p.width, c.left, load_four(first));
+    store_row<Tile::kWhole>(c.dx + int64_t(row) * p.width, c.left, load_four(first));
     return 0;
   }
 };

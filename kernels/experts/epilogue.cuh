@@ -21,9 +21,10 @@ PTX uint2 pack_four(bf16, float4 v) { return {pack_bf16(v.x, v.y), pack_bf16(v.z
 PTX uint2 pack_four(f16, float4 v) { return {pack_f16(v.x, v.y), pack_f16(v.z, v.w)}; }
 template <class T> PTX void store_four(T* at, float4 v) { *reinterpret_cast<uint2*>(at) = pack_four(T{}, v); }
 
-// Up to four elements; zeros for those past `left`.
-template <class T> PTX float4 load_row(const T* at, int left) {
-  if (whole(at, left)) return load_four(at);
+// Up to four elements; zeros for those past `left`. Whole: four or none.
+template <bool Whole, class T> PTX float4 load_row(const T* at, int left) {
+  if (Whole ? left > 0 : whole(at, left)) return load_four(at);
+  if (Whole) return {0, 0, 0, 0};
   float4 v = {0, 0, 0, 0};
   if (left > 0) v.x = to_float(at[0]);
   if (left > 1) v.y = to_float(at[1]);
@@ -31,15 +32,16 @@ template <class T> PTX float4 load_row(const T* at, int left) {
   if (left > 3) v.w = to_float(at[3]);
   return v;
 }
-template <class T> PTX void store_row(T* at, int left, float4 v) {
-  if (whole(at, left)) return store_four(at, v);
+template <bool Whole, class T> PTX void store_row(T* at, int left, float4 v) {
+  if (Whole ? left > 0 : whole(at, left)) return store_four(at, v);
+  if (Whole) return;
   if (left > 0) at[0] = narrow<T>(v.x);
   if (left > 1) at[1] = narrow<T>(v.y);
   if (left > 2) at[2] = narrow<T>(v.z);
   if (left > 3) at[3] = narrow<T>(v.w);
 }
-template <class T> PTX float4 load_or_zeros(const T* at, int64_t offset, int left) {
+template <bool Whole, class T> PTX float4 load_or_zeros(const T* at, int64_t offset, int left) {
   if (!at) return {0, 0, 0, 0};
-  return load_row(at + offset, left);
+  return load_row<Whole>(at + offset, left);
 }
 }

@@ -11,7 +11,7 @@ template <class T, class Tile, bool Gated> struct UpOf : OfPairs<ExpertsUp, Tile
   struct Columns { int left; int64_t at; float4 bias, glu_bias; };
   struct Fetched { float weight; };                              // folded
   static constexpr int kColumns = Gated ? Tile::kColumns / 2 : Tile::kColumns;     // gated: so many of fc1, and the same of glu
-  static constexpr bool kSplit = Gated;
+  static constexpr bool kSplit = Gated, kWeighs = true;
   Operand<T, Tile::kRows, Tile::kLoaders, true, true> a;
   Operand<T, Tile::kColumns, Tile::kLoaders, true, false, Gated> b;
 
@@ -31,17 +31,13 @@ template <class T, class Tile, bool Gated> struct UpOf : OfPairs<ExpertsUp, Tile
     const ExpertWeights &w = p.experts_weights, &s = p.shared_weights;
     column += tile.column;
     Columns c{p.expert_width - column, int64_t(tile.pair) * p.expert_width + column, {}, {}};
-    c.bias = load_or_zeros(weights(w.fc1_bias, s.fc1_bias, p.expert_width), column, c.left);
-    if (Gated) c.glu_bias = load_or_zeros(weights(w.glu_bias, s.glu_bias, p.expert_width), column, c.left);
+    c.bias = load_or_zeros<Tile::kWhole>(weights(w.fc1_bias, s.fc1_bias, p.expert_width), column, c.left);
+    if (Gated) c.glu_bias = load_or_zeros<Tile::kWhole>(weights(w.glu_bias, s.glu_bias, p.expert_width), column, c.left);
     return c;
   }
-  PTX void fetch(const Columns&, int row, Fetched& f) const {
-    if (p.folded) f.weight = p.pairs.pair_weight[tile.pair + row];
-  }
-  PTX float4 act(float4 v) const {
-    const int n = p.activation;
-    return {activate(n, v.x).value, activate(n, v.y).value, activate(n, v.z).value, activate(n, v.w).value};
-  }
+  PTX float weight(int row) const { return p.folded ? p.pairs.pair_weight[tile.pair + row] : 1.0f; }
+  PTX void fetch(const Columns&, int row, Fetched& f) const { f.weight = weight(row); }
+  PTX float4 act(float4 v) const { return activate_four<sizeof(T) == 2>(p.activation, v).value; }
   // `second` has glu's columns, in gated experts.
   PTX float finish(const Columns& c, int row, const float* first, const float* second, const Fetched& f) const {
     const int64_t to = c.at + int64_t(row) * p.expert_width;
@@ -49,13 +45,13 @@ template <class T, class Tile, bool Gated> struct UpOf : OfPairs<ExpertsUp, Tile
     float4 hidden;
     if (Gated) {
       const float4 glu = load_four(second) + c.glu_bias;
-      if (p.glu) store_row(static_cast<T*>(p.glu) + to, c.left, glu);
+      if (p.glu) store_row<Tile::kWhole>(static_cast<T*>(p.glu) + to, c.left, glu);
       hidden = inner * act(glu);
     } else {
       hidden = act(inner);
     }
-    if (p.inner) store_row(static_cast<T*>(p.inner) + to, c.left, inner);
-    store_row(static_cast<T*>(p.hidden) + to, c.left, p.folded ? f.weight * hidden : hidden);
+    if (p.inner) store_row<Tile::kWhole>(static_cast<T*>(p.inner) + to, c.left, inner);
+    store_row<Tile::kWhole>(static_cast<T*>(p.hidden) + to, c.left, p.folded ? f.weight * hidden : hidden);
     return 0;
   }
 };
@@ -64,7 +60,7 @@ template <class T, class Tile> using Up = UpOf<T, Tile, false>;
 template <class T, class Tile> using UpGated = UpOf<T, Tile, true>;
 
 template <class T, class Tile> struct Down : OfPairs<ExpertsDown, Tile> {
-  static constexpr bool kAMapped = true, kCut = Tile::kRows < 128;
+  static constexpr bool kAMapped = true, kCut = Tile::kRows < 128, kWeighs = true;
   using OfPairs<ExpertsDown, Tile>::p, OfPairs<ExpertsDown, Tile>::tile;
   struct Columns { int left; T* out; float4 bias; };
   struct Fetched { float weight; };                              // folded
@@ -83,12 +79,13 @@ template <class T, class Tile> struct Down : OfPairs<ExpertsDown, Tile> {
   PTX Columns columns(int column) const {
     column += tile.column;
     Columns c{p.width - column, static_cast<T*>(p.out) + int64_t(tile.pair) * p.width + column, {}};
-    c.bias = load_or_zeros(of_expert<const T>(p.experts_weights.fc2_bias, p.shared_weights.fc2_bias, tile.expert, p.experts, p.width), column, c.left);
+    c.bias = load_or_zeros<Tile::kWhole>(of_expert<const T>(p.experts_weights.fc2_bias, p.shared_weights.fc2_bias, tile.expert, p.experts, p.width), column, c.left);
     return c;
   }
-  PTX void fetch(const Columns&, int row, Fetched& f) const { f.weight = p.folded ? p.pairs.pair_weight[tile.pair + row] : 1.0f; }
+  PTX float weight(int row) const { return p.folded ? p.pairs.pair_weight[tile.pair + row] : 1.0f; }
+  PTX void fetch(const Columns&, int row, Fetched& f) const { f.weight = weight(row); }
   PTX float finish(const Columns& c, int row, const float* first, const float*, const Fetched& f) const {
-    store_row(c.out + int64_t(row) * p.width, c.left, load_four(first) + f.weight * c.bias);
+    store_row<Tile::kWhole>(c.out + int64_t(row) * p.width, c.left, load_four(first) + f.weight * c.bias);
     return 0;
   }
 };

@@ -19,7 +19,7 @@ template <class T, class Tile, class Arguments> struct OfWeight {
   using Args = Arguments;
   struct Fetched { float4 before; };
   using Blocks = Tile;
-  static constexpr bool kSums = true, kParts = false, kSplit = false, kCut = false, kFetches = true, kTails = true;
+  static constexpr bool kSums = true, kParts = false, kSplit = false, kCut = false, kFetches = true, kTails = true, kWeighs = false;
   struct Columns { int left; int64_t at; };
   static constexpr int kColumns = Tile::kColumns;
   const Args& p;
@@ -46,28 +46,28 @@ template <class T, class Tile, class Arguments> struct OfWeight {
   PTX static int splits() { return 1; }
   PTX void* weight() const { return weight_of(p, routed() ? p.experts_gradients : p.shared_gradients, tile.map); }
   PTX void* bias() const { return bias_of(p, routed() ? p.experts_gradients : p.shared_gradients, tile.map); }
-  PTX float4 before(const void* from, int64_t offset, int count) const {
+  template <bool Whole> PTX float4 before(const void* from, int64_t offset, int count) const {
     if (!p.accumulate) return {0, 0, 0, 0};
-    if (p.gradient_f32) return load_row(static_cast<const float*>(from) + offset, count);
-    return load_row(static_cast<const T*>(from) + offset, count);
+    if (p.gradient_f32) return load_row<Whole>(static_cast<const float*>(from) + offset, count);
+    return load_row<Whole>(static_cast<const T*>(from) + offset, count);
   }
-  PTX void write(void* to, int64_t offset, int count, float4 v) const {
-    if (p.gradient_f32) return store_row(static_cast<float*>(to) + offset, count, v);
-    store_row(static_cast<T*>(to) + offset, count, v);
+  template <bool Whole> PTX void write(void* to, int64_t offset, int count, float4 v) const {
+    if (p.gradient_f32) return store_row<Whole>(static_cast<float*>(to) + offset, count, v);
+    store_row<Whole>(static_cast<T*>(to) + offset, count, v);
   }
   PTX int64_t first_row() const { return int64_t(routed() ? tile.expert : 0) * rows_of(p) + tile.row; }
   PTX Columns columns(int column) const {
     column += tile.column;
     return {columns_of(p) - column, first_row() * columns_of(p) + column};
   }
-  PTX void fetch(const Columns& c, int row, Fetched& f) const { f.before = before(weight(), c.at + int64_t(row) * columns_of(p), c.left); }
+  PTX void fetch(const Columns& c, int row, Fetched& f) const { f.before = before<Tile::kWhole>(weight(), c.at + int64_t(row) * columns_of(p), c.left); }
   PTX float finish(const Columns& c, int row, const float* first, const float*, const Fetched& f) const {
-    write(weight(), c.at + int64_t(row) * columns_of(p), c.left, load_four(first) + f.before);
+    write<Tile::kWhole>(weight(), c.at + int64_t(row) * columns_of(p), c.left, load_four(first) + f.before);
     return 0;
   }
   PTX void finish_sum(int row, float total) const {
     const int64_t at = first_row() + row;
-    if (row < rows) write(bias(), at, 1, before(bias(), at, 1) + float4{total, 0, 0, 0});
+    if (row < rows) write<false>(bias(), at, 1, before<false>(bias(), at, 1) + float4{total, 0, 0, 0});
   }
 };
 

@@ -7,10 +7,11 @@
 //   after(number)       where none was found: that number as the launch's next job counts
 //   open()              sets the operands `a` and `b`
 //   columns(column)     what all rows need of the four columns from the tile's number `column` on
-//   fetch, finish       what a row needs from memory (kFetches: read it ahead), and what becomes of a row; its part of a sum (kParts)
-//   put_part            the sum of those over the tile's columns
+//   fetch, finish       what four columns of a row need from memory, and what becomes of them; their part of a sum (kParts)
+//   weight              what a row needs, for all of its columns the same (kWeighs); `fetch` has it too
+//   put_part            the sum of a row's parts over the tile's columns
 // and, for those that sum their first operand along K (kSums), `sums_first`, `sum_weight` and `finish_sum`. kSplit: the product's columns
-// are of two matrices, half of each. kCut: blocks may split K's steps of a tile among them, `splits` of them. Engine `wgmma` brings operand
+// are of two matrices, half of each. kFetches: `fetch` brings more than `weight`. kCut: blocks may split K's steps of a tile among them, `splits` of them. Engine `wgmma` brings operand
 // a or b by a tensor map (kAMapped, kBMapped), from where a_from or b_from says; kTails: but for a last step that ends within.
 namespace experts {
 struct Nothing {};
@@ -22,7 +23,7 @@ struct From { const TensorMap* map; int mn, k, z; };
 template <class Arguments, class Tile> struct OfPairs {
   using Args = Arguments;
   using Blocks = Tile;
-  static constexpr bool kSums = false, kParts = false, kSplit = false, kCut = false, kFetches = false, sums_first = false;
+  static constexpr bool kSums = false, kParts = false, kSplit = false, kCut = false, kFetches = false, kWeighs = false, sums_first = false;
   static constexpr bool kAMapped = false, kBMapped = true, kTails = false;
   static constexpr int kColumns = Tile::kColumns;
   const Args& p;

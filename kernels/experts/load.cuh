@@ -11,9 +11,11 @@
 namespace experts {
 template <class T> constexpr int kStep = 128 / sizeof(T);      // elements of K in a step
 
-// Rows and columns of the product that a block computes at a time, and how many of its threads load the operands.
-template <int Rows, int Columns, int Loaders> struct Tile {
+// Rows and columns of the product that a block computes at a time, and how many of its threads load the operands. Whole: rows in memory
+// begin at multiples of 16 bytes and are as long.
+template <int Rows, int Columns, int Loaders, bool Whole = false> struct Tile {
   static constexpr int kRows = Rows, kColumns = Columns, kLoaders = Loaders;
+  static constexpr bool kWhole = Whole;
 };
 
 PTX int ceil_div(int a, int b) { return a / b + (a % b != 0); }

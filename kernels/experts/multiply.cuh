@@ -51,6 +51,7 @@ template <class T, class Job> struct Multiply {
   static constexpr bool kAKMajor = decltype(Job::a)::k_major, kBKMajor = decltype(Job::b)::k_major;
   // Columns that the piece takes at a time: where the product has two halves, as many of either.
   static constexpr int kAcross = Job::kSplit ? 16 : 32, kLanes = kAcross / 4, kPass = 32 / kLanes;
+  static constexpr int kRows = 16 / kPass;       // that a lane has columns of
   const Stages& ring;
   float* const piece;
   const unsigned char* const stages;             // where the ring's stages are, as a pointer
@@ -116,61 +117,54 @@ template <class T, class Job> struct Multiply {
   PTX static int begun(int extras, int columns) { return ceil_div(columns / 64 * extras * 2, Stages::kBoxes); }
   PTX static int ended(int extras, int columns) { return columns == Tile::kColumns ? begun(extras, columns) : columns / 64 * extras * 2 / Stages::kBoxes; }
 
+  PTX int first_row() const { return half * 64 + warp_row(); }         // of the warp's
   PTX static int row_of() { return threadIdx.x % 32 / kLanes; }
   PTX static int column_of() { return threadIdx.x % kLanes * 4; }
 
   // What the epilogue reads from memory, on its way while the columns before are finished.
   struct Ahead {
     typename Job::Columns columns;
-    typename Job::Fetched rows[Job::kFetches ? 16 / kPass : 1];
+    typename Job::Fetched rows[Job::kFetches ? kRows : 1];
   };
   PTX Ahead ahead(const Job& job, int column) const {
     Ahead to{job.columns(column + column_of()), {}};
     if constexpr (Job::kFetches) {
 #pragma unroll
-      for (int i = 0; i < 16 / kPass; i++) {
-        const int row = half * 64 + warp_row() + row_of() + i * kPass;
+      for (int i = 0; i < kRows; i++) {
+        const int row = first_row() + row_of() + i * kPass;
         if (row < job.rows) job.fetch(to.columns, row, to.rows[i]);
       }
     }
     return to;
   }
 
-  PTX void finish(const Job& job, const float (&acc)[Tile::kColumns / 2], Ahead next) {
-    const int lane = threadIdx.x % 32, first = half * 64 + warp_row(), extras = job.extras();
+  PTX void finish(const Job& job, const float (&acc)[Tile::kColumns / 2], const float (&weights)[kRows], Ahead next) {
+    const int first = first_row(), extras = job.extras();
     int waited = 0, released = 0;
-#pragma unroll
+    float parts[kRows] = {};
+#pragma unroll 1                                 // so that little code is executed, and often
     for (int c = 0; c < Job::kColumns / kAcross; c++) {
       const Ahead now = next;
       if ((c + 1) * kAcross < Job::kColumns) next = ahead(job, (c + 1) * kAcross);
-      put(acc, c * kAcross / 2);
+#pragma unroll
+      for (int from = 0; from < Job::kColumns / kAcross; from++)
+        if (from == c) put(acc, from * kAcross / 2);             // registers have no index
       if constexpr (Job::kParts)
         for (; waited < begun(extras, (c * kAcross / 64 + 1) * 64); waited++) ring.wait_full(step + waited);
-      auto take = [&](int r, const typename Job::Fetched& f) {
+#pragma unroll
+      for (int i = 0; i < kRows; i++) {
+        const int r = row_of() + i * kPass;
+        if (first + r >= job.rows) continue;
+        typename Job::Fetched f{};
+        if constexpr (Job::kFetches) f = now.rows[i];
+        if constexpr (Job::kWeighs) f.weight = weights[i];
+        if constexpr (Job::kParts) {
+          f.extra[0] = extra(extras, 0, warp_row() + r, c * kAcross + column_of());
+          if (extras > 1) f.extra[1] = extra(extras, 1, warp_row() + r, c * kAcross + column_of());
+        }
         const float* const at = piece + r * kPieceStride + column_of();
         const float part = job.finish(now.columns, first + r, at, at + kAcross, f);
-        if constexpr (Job::kParts) {
-          float* const whole = piece + r * kPieceStride + 32 + lane % kLanes;   // beside the columns: a share a lane
-          *whole = c == 0 ? part : *whole + part;
-        }
-      };
-      if constexpr (Job::kFetches) {
-#pragma unroll
-        for (int i = 0; i < 16 / kPass; i++)
-          if (first + row_of() + i * kPass < job.rows) take(row_of() + i * kPass, now.rows[i]);
-      } else {
-#pragma unroll 1
-        for (int r = row_of(); r < 16 && first + r < job.rows; r += kPass) {
-          typename Job::Fetched f{};
-          if constexpr (Job::kParts) {
-            f.extra[0] = extra(extras, 0, warp_row() + r, c * kAcross + column_of());
-            if (extras > 1) f.extra[1] = extra(extras, 1, warp_row() + r, c * kAcross + column_of());
-            job.fetch_weight(first + r, f);
-          } else {
-            job.fetch(now.columns, first + r, f);
-          }
-          take(r, f);
-        }
+        if constexpr (Job::kParts) parts[i] += part;
       }
       if constexpr (Job::kParts)
         if ((c + 1) * kAcross % 64 == 0)
@@ -178,11 +172,13 @@ template <class T, class Job> struct Multiply {
     }
     step += waited;
     if constexpr (Job::kParts) {
-      __syncwarp();
-      if (lane < 16 && first + lane < job.rows) {
-        float whole = 0;
-        for (int i = 0; i < kLanes; i++) whole += piece[lane * kPieceStride + 32 + i];
-        job.put_part(first + lane, whole);
+#pragma unroll
+      for (int i = 0; i < kRows; i++) {
+        float whole = parts[i];
+#pragma unroll
+        for (int lane = 1; lane < kLanes; lane *= 2) whole += __shfl_xor_sync(~0u, whole, lane);
+        const int row = first + row_of() + i * kPass;
+        if (column_of() == 0 && row < job.rows) job.put_part(row, whole);
       }
     }
   }
@@ -192,17 +188,25 @@ template <class T, class Job> struct Multiply {
     float acc[Tile::kColumns / 2];
     WarpSums<T> sums;
     const Ahead first = ahead(job, 0);
+    float weights[kRows] = {};
+    if constexpr (Job::kWeighs) {
+#pragma unroll
+      for (int i = 0; i < kRows; i++) {
+        const int row = first_row() + row_of() + i * kPass;
+        if (row < job.rows) weights[i] = job.weight(row);
+      }
+    }
     product(job, steps, acc, sums);
     if constexpr (Job::kSums)
       if (job.sums_first) {
         sums.total();
-        const int row = half * 64 + warp_row() + threadIdx.x % 8 * 2;
+        const int row = first_row() + threadIdx.x % 8 * 2;
         if (threadIdx.x % 32 < 8) {
           job.finish_sum(row, sums.sum[0]);
           job.finish_sum(row + 1, sums.sum[1]);
         }
       }
-    finish(job, acc, first);
+    finish(job, acc, weights, first);
   }
 };
 }

@@ -27,7 +27,7 @@ template <class T, class Job> PTX void multiply(const typename Job::Args& p, Mul
   number = job.after(number);
 }
 
-template <int Columns> using Wide = Tile<128, Columns, kFillers>;
+template <int Columns> using Wide = Tile<128, Columns, kFillers, true>;
 template <class T, int Columns, template <class, class> class... Jobs, class... Args> PTX void hopper(const Args&... p) {
   using Stages = RingOf<Wide<Columns>>;
   constexpr bool kCopies = kCopied<Jobs<T, Wide<Columns>>...>;
@@ -35,13 +35,14 @@ template <class T, int Columns, template <class, class> class... Jobs, class... 
   const Stages ring{shared_u32(smem)};
   if (threadIdx.x == 0) ring.init(kArrivals<kCopies>);
   __syncthreads();
-  int number = blockIdx.x, step = 0;
   if (threadIdx.x < kFillers) {
-    setmaxnreg_dec<56>();
+    setmaxnreg_dec<72>();
+    int number = blockIdx.x, step = 0;
     if (!kCopies && threadIdx.x > 0) return;
     (fill<T, Jobs<T, Wide<Columns>>, kCopies>(p, ring, number, step), ...);
   } else {
-    setmaxnreg_inc<224>();
+    setmaxnreg_inc<216>();
+    int number = blockIdx.x, step = 0;
     float* const piece = reinterpret_cast<float*>(smem + Stages::kBytes + (threadIdx.x - kFillers) / 32 * kPiece);
     (multiply<T, Jobs<T, Wide<Columns>>>(p, {ring, smem, piece, step}, number), ...);
   }

@@ -51,6 +51,9 @@ pub unsafe fn up(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &ExpertsUp, 
     if has_shared && gated != (shared.glu_weight != 0) {
         return Err(Error::Refused("the experts and the shared expert must all be gated, or none of them".into()));
     }
+    let biases = [weights.fc1_bias, weights.glu_bias, shared.fc1_bias, shared.glu_bias].map(|bias| ("a bias", bias));
+    let outputs = [("inner", a.inner), ("glu", a.glu), ("hidden", a.hidden)];
+    expect_aligned(tile, [a.width, a.expert_width], &[&outputs[..], &biases].concat())?;
     let (kernel, columns) = if gated { ("up_gated", tile.columns / 2) } else { ("up", tile.columns) };
     let tiles = pair_tiles(pairs, a.experts, has_shared, a.expert_width, tile.rows, columns)?;
     let weights = Mapped::first(&a.experts_weights, &a.shared_weights);
@@ -73,6 +76,8 @@ pub unsafe fn down(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &ExpertsDo
     }
     let splits = splits::of(tile, &a.splits, pairs, a.width)?;
     present(&[("hidden", a.hidden), ("out", a.out), ("fc2's weight", a.experts_weights.fc2_weight)])?;
+    let biases = [("a bias", a.experts_weights.fc2_bias), ("a bias", a.shared_weights.fc2_bias)];
+    expect_aligned(tile, [a.width, a.expert_width], &[("out", a.out), biases[0], biases[1]])?;
     let tiles = pair_tiles(pairs, a.experts, a.shared_weights.fc2_weight != 0, a.width, tile.rows, tile.columns)?;
     let weights = Mapped::second(&a.experts_weights, &a.shared_weights);
     let mapped =
@@ -107,6 +112,7 @@ pub unsafe fn dinner(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &Experts
     if (a.glu == 0) != (a.dglu == 0) {
         return Err(Error::Refused("dinner needs both glu and dglu, or neither".into()));
     }
+    expect_aligned(tile, [a.width, a.expert_width], &[("dinner", a.dinner), ("dglu", a.dglu), ("weighted", a.weighted)])?;
     let parts = parts(a.expert_width as usize, tile);
     if a.parts as usize != parts {
         return Err(Error::config("the number of parts", parts.to_string(), a.parts));
@@ -152,6 +158,7 @@ fn prepare_dx(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &ExpertsDx, pai
             present(&[("the shared expert's glu weight", shared.glu_weight)])?;
         }
     }
+    expect_aligned(tile, [a.width, a.expert_width], &[("dx", a.dx)])?;
     let tiles = pair_tiles(pairs, a.experts, has_shared, a.width, tile.rows, tile.columns)?;
     let weights = Mapped::first(&a.experts_weights, &a.shared_weights);
     let mapped = Mapped {
@@ -185,6 +192,8 @@ fn prepare_dfc1(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &ExpertsDfc1,
     let gated = a.dglu != 0;
     for gradients in given(&a.experts_gradients, &a.shared_gradients, a.has_shared) {
         present(&[("a place for fc1's gradient", gradients.fc1_weight)])?;
+        let places = [("fc1's gradient", gradients.fc1_weight), ("glu's gradient", gradients.glu_weight)];
+        expect_aligned(tile, [a.width, a.expert_width], &places)?;
         if gated {
             present(&[("a place for glu's gradient", gradients.glu_weight)])?;
         }
@@ -217,6 +226,7 @@ fn prepare_dfc2(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &ExpertsDfc2,
     }
     for gradients in given(&a.experts_gradients, &a.shared_gradients, a.has_shared) {
         present(&[("a place for fc2's gradient", gradients.fc2_weight)])?;
+        expect_aligned(tile, [a.width, a.expert_width], &[("fc2's gradient", gradients.fc2_weight)])?;
     }
     let tiles = weight_tiles(tile, a.experts, a.has_shared, 1, a.width, a.expert_width)?;
     let none = [[0; 2]; 2];
@@ -309,6 +319,20 @@ fn check_stride(stride: i64, width: i32) -> Result<()> {
 fn pair_tiles(pairs: usize, experts: i32, shared: bool, columns: i32, tile_rows: usize, tile_columns: usize) -> Result<usize> {
     let down = most_tiles(pairs, experts as usize + usize::from(shared), tile_rows);
     crate::error::product("a grid of tiles", &[down, (columns as usize).div_ceil(tile_columns)])
+}
+
+/// Refuses what engine `wgmma` would read or write in whole 16 bytes, and cannot.
+fn expect_aligned(tile: Tile, widths: [i32; 2], places: &[(&'static str, Pointer)]) -> Result<()> {
+    if tile.engine != Engine::Wgmma {
+        return Ok(());
+    }
+    if let Some(width) = widths.into_iter().find(|width| width % 8 != 0) {
+        return Err(Error::config("a width of tiles by wgmma", "a multiple of 8", width));
+    }
+    match places.iter().find(|place| place.1 % 16 != 0) {
+        None => Ok(()),
+        Some((what, at)) => Err(Error::config(what, "at a multiple of 16 bytes", format!("at {at:#x}"))),
+    }
 }
 
 /// What engine `wgmma` reads by tensor maps; others take none.
