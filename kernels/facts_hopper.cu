@@ -19,14 +19,17 @@ template <bool MnMajor> PTX void put_operand(const void* from, uint32_t to, int 
   }
 }
 
-// Multiplies 64 by 128 by 64. `between` is what is done with the accumulators after half of it.
-template <int TransA, int TransB, class Between> PTX void multiply(float (&d)[64], uint32_t a, uint32_t b, Between between) {
+template <int TransA, int TransB> PTX void step(float (&d)[64], uint64_t a, uint64_t b, int add) { wgmma_m64n128k16_bf16<TransA, TransB>(d, a, b, add); }
+template <int TransA, int TransB> PTX void step(float (&d)[128], uint64_t a, uint64_t b, int add) { wgmma_m64n256k16_bf16<TransA, TransB>(d, a, b, add); }
+
+// Multiplies 64 by 128 or 256 by 64. `between` is what is done with the accumulators after half of it.
+template <int TransA, int TransB, int N, class Between> PTX void multiply(float (&d)[N], uint32_t a, uint32_t b, Between between) {
   uint64_t from_a = wgmma_operand(a, TransA ? kTile : 0, 1024), from_b = wgmma_operand(b, TransB ? kTile : 0, 1024);
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     wgmma_fence();
     for (int k = half * 2; k < half * 2 + 2; k++)
-      wgmma_m64n128k16_bf16<TransA, TransB>(d, from_a + k * (TransA ? 128 : 2), from_b + k * (TransB ? 128 : 2), k > 0);
+      step<TransA, TransB>(d, from_a + k * (TransA ? 128 : 2), from_b + k * (TransB ? 128 : 2), k > 0);
     wgmma_commit();
     wgmma_wait<0>();
     wgmma_hold(d);
@@ -40,17 +43,17 @@ template <int N> PTX void put_result(const float (&d)[N], float* out, int column
   for (int i = 0; i < N; i++) out[(warp * 16 + lane / 4 + i / 2 % 2 * 8) * columns + i / 4 * 8 + lane % 4 * 2 + i % 2] = d[i];
 }
 
-// Operands written by threads. a: [64][64], b: [128][64], or the other way round where MN-major; out: [64][128].
-template <int TransA, int TransB> PTX void wgmma(const FactProbe& p) {
+// Operands written by threads. a: [64][64], b: [Columns][64], or the other way round where MN-major; out: [64][Columns].
+template <int TransA, int TransB, int Columns = 128> PTX void wgmma(const FactProbe& p) {
   DYNAMIC_SHARED(smem);
   uint32_t a = shared_u32(smem), b = a + kTile;
   put_operand<TransA>(p.a, a, 64);
-  put_operand<TransB>(p.b, b, 128);
+  put_operand<TransB>(p.b, b, Columns);
   fence_proxy_async();
   __syncthreads();
-  float d[64];
-  multiply<TransA, TransB>(d, a, b, [](float (&)[64]) {});
-  put_result(d, static_cast<float*>(p.out), 128);
+  float d[Columns / 2];
+  multiply<TransA, TransB>(d, a, b, [](float (&)[Columns / 2]) {});
+  put_result(d, static_cast<float*>(p.out), Columns);
 }
 
 // Accumulators that hold NaN where they are not to be read, and that are doubled between two multiplies.
@@ -195,8 +198,8 @@ template <bool ByCopy> PTX void pipeline(const FactProbe& p) {
 PTX void registers(const FactProbe& p) {
   uint32_t* out = static_cast<uint32_t*>(p.out);
   unsigned t = threadIdx.x;
-  if (t < 128) setmaxnreg_dec<56>();
-  else setmaxnreg_inc<224>();
+  if (t < 128) setmaxnreg_dec<72>();
+  else setmaxnreg_inc<216>();
   out[t] = t;
 }
 
@@ -211,6 +214,8 @@ HOPPER_KERNEL(facts_wgmma_nn, FactProbe, 128, 1, facts_hopper::wgmma<0, 0>(p))
 HOPPER_KERNEL(facts_wgmma_nt, FactProbe, 128, 1, facts_hopper::wgmma<0, 1>(p))
 HOPPER_KERNEL(facts_wgmma_tn, FactProbe, 128, 1, facts_hopper::wgmma<1, 0>(p))
 HOPPER_KERNEL(facts_wgmma_tt, FactProbe, 128, 1, facts_hopper::wgmma<1, 1>(p))
+HOPPER_KERNEL(facts_wgmma_wide_nn, FactProbe, 128, 1, facts_hopper::wgmma<0, 0, 256>(p))
+HOPPER_KERNEL(facts_wgmma_wide_tt, FactProbe, 128, 1, facts_hopper::wgmma<1, 1, 256>(p))
 HOPPER_KERNEL(facts_wgmma_scale, FactProbe, 128, 1, facts_hopper::scale(p))
 HOPPER_KERNEL(facts_wgmma_from_maps, FactProbe, 128, 1, facts_hopper::wgmma_from_maps(p))
 HOPPER_KERNEL(facts_tma, FactProbe, 128, 1, facts_hopper::tma(p))

@@ -288,7 +288,9 @@ fn wrong_arguments_are_refused_in_one_sentence() {
     let parts = Splits { parts: s.x.at(), ..Default::default() };
     assert_eq!(split(32, ExpertsDown { splits: parts, ..right }), "the counters of split tiles must be given, but is none");
     let by_wgmma = |args: ExpertsDown| {
-        unsafe { experts::down(&s.device.queue(), DType::Bf16, Tile::new(Engine::Wgmma, 128, 256), &args, 3) }.unwrap_err().to_string()
+        unsafe { experts::down(&s.device.queue(), DType::Bf16, Tile::new(Engine::Wgmma, 128, 256), &args, 3) }
+            .unwrap_err()
+            .to_string()
     };
     let at = s.x.at() + 8;
     assert_eq!(by_wgmma(ExpertsDown { out: at, ..right }), format!("out must be at a multiple of 16 bytes, but is at {at:#x}"));

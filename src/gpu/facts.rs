@@ -76,10 +76,14 @@ const fn hopper(number: u32, name: &'static str, run: fn(&Session) -> Answer) ->
 }
 
 const PROBES: &[Probe] = &[
-    hopper(1, "a wgmma descriptor of K-major operands", |s| matrices::wgmma(s, "facts_wgmma_nn", [false, false])),
-    hopper(2, "a wgmma descriptor of an MN-major B", |s| matrices::wgmma(s, "facts_wgmma_nt", [false, true])),
-    hopper(2, "a wgmma descriptor of an MN-major A", |s| matrices::wgmma(s, "facts_wgmma_tn", [true, false])),
-    hopper(2, "wgmma descriptors of MN-major operands", |s| matrices::wgmma(s, "facts_wgmma_tt", [true, true])),
+    hopper(1, "a wgmma descriptor of K-major operands", |s| matrices::wgmma(s, "facts_wgmma_nn", 128, [false, false])),
+    hopper(2, "a wgmma descriptor of an MN-major B", |s| matrices::wgmma(s, "facts_wgmma_nt", 128, [false, true])),
+    hopper(2, "a wgmma descriptor of an MN-major A", |s| matrices::wgmma(s, "facts_wgmma_tn", 128, [true, false])),
+    hopper(2, "wgmma descriptors of MN-major operands", |s| matrices::wgmma(s, "facts_wgmma_tt", 128, [true, true])),
+    hopper(1, "a wgmma descriptor of 256 columns", |s| matrices::wgmma(s, "facts_wgmma_wide_nn", 256, [false, false])),
+    hopper(2, "wgmma descriptors of MN-major operands, one of 256 columns", |s| {
+        matrices::wgmma(s, "facts_wgmma_wide_tt", 256, [true, true])
+    }),
     hopper(3, "the swizzle of a tensor-map load is by address bits", matrices::swizzle),
     hopper(3, "wgmma reads what a tensor map swizzled", matrices::wgmma_from_maps),
     general(4, "the registers of ldmatrix", matrices::ldmatrix),

@@ -66,15 +66,16 @@ fn map(session: &Session, of: &Buffer<bf16>, rows: usize, columns: usize) -> Res
 
 fn multiply(session: &Session, kernel: &str, a: &[f32], b: &[f32], by_columns: [bool; 2]) -> Result<Vec<f32>> {
     let a = put::<bf16>(session, a, 64, by_columns[0])?;
-    let b = put::<bf16>(session, b, 128, by_columns[1])?;
+    let columns = b.len() / 64;
+    let b = put::<bf16>(session, b, columns, by_columns[1])?;
     let args = FactProbe { a: a.pointer(), b: b.pointer(), ..Default::default() };
-    answer(session, kernel, Shape::blocks(1).shared(3 * TILE), 64 * 128, args)
+    answer(session, kernel, Shape::blocks(1).shared((1 + columns as u32 / 64) * TILE), 64 * columns, args)
 }
 
-pub fn wgmma(session: &Session, kernel: &str, by_columns: [bool; 2]) -> Answer {
-    let (a, b) = (numbers(64 * 64, 1), numbers(128 * 64, 2));
+pub fn wgmma(session: &Session, kernel: &str, columns: usize, by_columns: [bool; 2]) -> Answer {
+    let (a, b) = (numbers(64 * 64, 1), numbers(columns * 64, 2));
     let got = multiply(session, kernel, &a, &b, by_columns)?;
-    Ok(compare_product(&got, &product(&a, &b, 64), 128))
+    Ok(compare_product(&got, &product(&a, &b, 64), columns))
 }
 
 /// Of operands alike along k, which no swizzle and no step along k changes.
