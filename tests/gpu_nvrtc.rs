@@ -62,7 +62,9 @@ fn every_engine_has_what_the_others_have_so_that_no_architecture_lacks_a_kernel(
     assert_eq!(of("mma", "bf16"), of("mma", "f16"));
     for dtype in ["bf16", "f16"] {
         let general = of("mma", dtype);
-        assert!(of("wgmma", dtype).iter().all(|name| general.contains(name)), "a kernel for sm_90a alone");
+        // What it merges, others have one by one.
+        let known = |name: &String| general.contains(name) || name == "experts_merged";
+        assert!(of("wgmma", dtype).iter().all(known), "a kernel for sm_90a alone");
     }
     assert!(KERNELS.iter().all(|kernel| !kernel.hopper || kernel.name.contains("_wgmma_") || kernel.name.starts_with("facts_")));
 }
