@@ -69,7 +69,7 @@ pub fn full_size() -> Vec<(&'static str, Layer)> {
         ("full size, one row of each sample needed", Layer { rows_needed: Some((0..4).collect()), ..published.clone() }),
         ("full size", published),
         ("full size, gated, shared", gated(768, 1024, 512, 2)),
-        ("full size, gated, shared, few rows", gated(768, 1024, 64, 3)),
+        ("full size, gated, shared, few rows", gated(768, 1024, 64, 10)),
         ("a third as wide, gated, shared", gated(256, 512, 512, 4)),
     ]
 }
