@@ -66,6 +66,11 @@ template <class T> PTX void of_pairs(const RouteBackward& p, int64_t row, int fi
 #pragma unroll
   for (int k = 0; k < kAtOnce; k++) g[k] = warp_sum(g[k]);
   if (!biases) return;
+  // A row without pairs has no need of dy; the whole warp finds so.
+  bool any = false;
+#pragma unroll
+  for (int k = 0; k < kAtOnce; k++) any |= bias[k] != nullptr;
+  if (!any) return;
   bool wide = p.width % kLanes<T> == 0 && aligned_16(dy) && aligned_16(biases);
   dots(dy, bias, p.width, wide, of_bias);
 #pragma unroll

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Everything that only a GPU can tell, in one call, on a machine that needs neither Rust nor a network: every kernel against the
-# reference, the benchmarks, PyTorch's peers, ncu on the slowest kernel, compute-sanitizer, and the facts of the hardware. What a
+# reference, the benchmarks, PyTorch's peers, ncu on the experts' products, compute-sanitizer, and the facts of the hardware. What a
 # machine lacks or refuses is noted and left out, and so is what there is no time for. Leaves summary.json and log.txt, and what
 # they were taken from; the summary is there after every step.
 #
@@ -78,7 +78,10 @@ peers() {
 
 # What matters most comes first.
 speed() {
-    step check 120 "$binary" check --device cuda
+    # Each in a process of its own: the first fault takes the device's context with it.
+    for dtype in bf16 f16 f32; do
+        step "check $dtype" 60 "$binary" check --device cuda --dtype "$dtype"
+    done
     : >"$out/peers.jsonl"
     bench vit-b16-64 60 bf16 64 vit-b16-image vit-b16-image-pruned
     peers vit-b16-64 60 64 vit-b16-image
@@ -102,11 +105,10 @@ speed() {
 }
 
 depth() {
-    for product in up down dinner dfc2 dx dfc1; do
+    for product in up down dinner merged; do
         step "ncu $product" 40 ncu --clock-control none --kill yes --set full --kernel-name "regex:^experts_${product}_" \
             --launch-count 1 "$binary" bench --device cuda --shape vit-b16-image --samples 64 --dtype bf16
     done
-    step facts 30 "$binary" check --device cuda --facts
     for tool in memcheck racecheck synccheck initcheck; do
         step "$tool" 60 compute-sanitizer --tool "$tool" --error-exitcode 9 "$binary" check --device cuda --dtype bf16
     done
@@ -114,15 +116,23 @@ depth() {
 
 step machine 20 nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm,power.limit --format=csv,noheader
 step info 30 "$binary" info
+step facts 30 "$binary" check --device cuda --facts
 [ "$what" = depth ] || speed
 [ "$what" = speed ] || depth
+# Once more, with what came behind the last step.
+summarise
 # Few files come back from some machines: one for all shapes.
 "$python" - "$out" <<'END'
-import json, pathlib, sys
+import json, pathlib, sys, tarfile
 out = pathlib.Path(sys.argv[1])
 parts = {path.stem: json.loads(path.read_text()) for path in sorted(out.glob("bench-*.json"))}
 if parts:
     (out / "bench.json").write_text(json.dumps(parts, indent=1))
-for path in out.glob("bench-*.json"):
+drawings = sorted(out.glob("roofline-*.svg"))
+if drawings:
+    with tarfile.open(out / "rooflines.tar", "w") as tar:
+        for path in drawings:
+            tar.add(path, path.name)
+for path in [*out.glob("bench-*.json"), *drawings]:
     path.unlink()
 END

@@ -150,6 +150,29 @@ fn an_emulated_device_counts_a_layer_from_given_probabilities() {
     assert_eq!(whole, [1 + 2 + 1, 4 + 1 + 1]);
 }
 
+/// Where dfc2, dfc1 and dx are one launch it is counted beside them, and has to do what they have.
+#[cfg(feature = "emulate")]
+#[test]
+fn an_emulated_device_counts_products_in_one_launch() {
+    let mut shape = "vit-b16-text".parse::<Shape>().unwrap();
+    (shape.tokens, shape.config.width, shape.config.experts.width) = (24, 128, 256);
+    let device = "emulated:3@sm_90a".parse().unwrap();
+    let layer = fair_moe::bench::DeviceLayer::<half::bf16>::new(&shape, 64, &device).unwrap();
+    let found = layer.measure(Duration::ZERO).unwrap();
+    let of = |stage: Stage| found.iter().find(|m| m.part == (stage, Pass::Backward)).unwrap();
+    let merged = of(Stage::Merged);
+    let three = [Stage::Dfc2, Stage::Dfc1, Stage::Dx].map(|stage| of(stage).cost);
+    assert_eq!(merged.cost, three[0] + three[1] + three[2]);
+    assert_eq!((merged.launches, of(Stage::Experts).launches, of(Stage::Layer).launches), (Some(1), Some(2), Some(6)));
+    // Weights are folded: up writes one hidden layer of each pair, dinner reads it and writes its gradient.
+    let (r, p, d, f) = (24.0 * 64.0, 24.0 * 64.0 * 3.0, 128.0, 256.0);
+    let up = found.iter().find(|m| m.part.0 == Stage::Up).unwrap().cost;
+    assert_eq!(up.bytes, 2.0 * (r * d + 10.0 * f * d + p * f));
+    assert_eq!(of(Stage::Dinner).cost.bytes, 2.0 * (r * d + 10.0 * f * d + 2.0 * p * f));
+    // dy, for the biases.
+    assert_eq!(of(Stage::Route).cost.bytes, 4.0 * (2.0 * r * 10.0 + 2.0 * p) + 2.0 * r * d);
+}
+
 /// The experts' parts are the six products', whether counted together or one by one.
 #[cfg(feature = "emulate")]
 #[test]
@@ -185,6 +208,12 @@ fn predictions_of_parts_add_up_to_that_of_the_layer() {
             assert!((parts.iter().sum::<f64>() / seconds(whole) - 1.0).abs() < 1e-9, "{name} {parts:?}");
             assert_eq!(seconds(Stage::Gate) > 0.0, whole == Stage::Layer);
         }
+        let seconds = |stage| found.iter().find(|p| p.part == (stage, Pass::Backward)).map(|p| p.seconds);
+        let three = [Stage::Dfc2, Stage::Dfc1, Stage::Dx].map(|stage| seconds(stage).unwrap()).into_iter().sum::<f64>();
+        let behind = seconds(Stage::Merged).unwrap_or(three);
+        assert_eq!(seconds(Stage::Merged).is_some(), !name.ends_with("-pruned"), "{name}");
+        let experts = seconds(Stage::Experts).unwrap();
+        assert!(behind <= three && (experts / (seconds(Stage::Dinner).unwrap() + behind) - 1.0).abs() < 1e-9, "{name}");
         let ceilings = fair_moe::bench::Ceilings::of_card(&card, fair_moe::DType::Bf16);
         assert!(found.iter().all(|p| p.cost.flops / p.seconds < ceilings.flops_per_second), "{found:?}");
     }
@@ -218,8 +247,9 @@ fn predictions_are_drawn_and_written_without_a_device() {
     let report: serde_json::Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
     let results = report["results"].as_array().unwrap();
     let of = |shape: &str| results.iter().filter(|row| row["shape"] == shape).count();
-    // Both directions of gate, route, experts, combine and the whole, and six products; no gate where probabilities are given.
-    assert_eq!((of("vit-b16-image"), of("swiglu-1.4b")), (16, 14));
+    // Both directions of gate, route, experts, combine and the whole, six products, and three of them in one launch; no gate where
+    // probabilities are given.
+    assert_eq!((of("vit-b16-image"), of("swiglu-1.4b")), (17, 15));
     assert!(results.iter().all(|row| row["median_ms"].is_null() && row["predicted_ms"].as_f64().unwrap() > 0.0));
     assert_eq!(report["saved"][0]["experts_bytes"], 64 * 10 * 47 * 3072 * 2);
     assert_eq!(text.lines().filter(|line| line.contains("kept for backward")).count(), 2);

@@ -9,6 +9,9 @@ bound     no layer: cuBLAS's batched product, activation and batched product on 
 The language models' (SwiGLU, no biases, from given probabilities): sparse, grouped and bound.
 Also a plain product of 8192 x 4096 x 4096 and a copy: what cuBLAS and the memory reach on this machine.
 
+All of it is eager PyTorch: the host launches each operation, and waits for the device wherever rows are counted (sparse and grouped), while
+`bench` replays graphs. The ViTs' grouped form copies its experts' weights into one tensor in each pass; the language models' does not.
+
 Routing is even, so that every expert is as full as can be, as in `bench`'s shapes without a suffix. Times are of the device, by events,
 medians; the second-level cache is overwritten between runs. Prints one line of JSON per form and direction; a form that cannot run says
 why. `--device cpu --shrink 32` tries all that on a machine without a GPU.
@@ -87,10 +90,11 @@ class SwiGlu(torch.nn.Module):
 
     def sparse(self, x):
         y = torch.zeros_like(x)
-        for e in range(self.both.shape[0]):
+        # Once: the gradient of a single expert's slice would be as large as all of them.
+        for e, (both, down) in enumerate(zip(self.both.unbind(0), self.down.unbind(0))):
             row, choice = (self.expert == e).nonzero(as_tuple=True)
-            out = self.activated(x[row] @ self.both[e].t()) @ self.down[e].t()
-            y = y.index_add(0, row, out * self.weight[row, choice, None])
+            out = self.activated(x[row] @ both.t()) @ down.t()
+            y.index_add_(0, row, out * self.weight[row, choice, None])
         return y
 
     def grouped(self, x):

@@ -28,6 +28,11 @@ pub trait Launches {
     }
 }
 
+/// What the host takes for two events, a replay and what has to be launched before it, with something to spare.
+const QUEUEING: Duration = Duration::from_micros(15);
+/// How often a part is at most in the graph that the host gets ahead by.
+const MOST_OFTEN: usize = 256;
+
 /// As many copies of one thing as its device's second-level cache needs to be full of another one each time.
 pub struct Copies<L> {
     driver: Arc<dyn Driver>,
@@ -49,38 +54,67 @@ impl<L: Launches> Copies<L> {
     /// Counts the part's launches, and times it by the device's own clock until `budget` is used up, at least five times; an emulated
     /// device only counts.
     pub fn measure(&self, part: Part, cost: Cost, budget: Duration) -> Result<Measurement> {
-        let graphs = self.copies.iter().map(|copy| capture(copy, part)).collect::<Result<Vec<_>>>();
-        let graphs = Graphs { driver: &self.driver, graphs: graphs? };
+        let graphs = self.graphs(part)?;
         let launches = self.driver.graph_kernels(&graphs.graphs[0]).len();
         let timed = self.driver.facts().driver > 0;
         let times = if timed { Some(self.time(part, &graphs.graphs, budget)?) } else { None };
         Ok(Measurement { part, times, launches: Some(launches), cost })
     }
 
+    /// The part on each copy.
+    fn graphs(&self, part: Part) -> Result<Graphs<'_>> {
+        let graphs = self.copies.iter().map(|copy| capture(copy, |queue| copy.launch(queue, part)));
+        Ok(Graphs { driver: &self.driver, graphs: graphs.collect::<Result<_>>()? })
+    }
+
     fn time(&self, part: Part, graphs: &[Graph], budget: Duration) -> Result<Times> {
         let moments = Moments::new(&self.driver, graphs.len())?;
+        let ahead = self.ahead(part, &moments)?;
         let mut runs = vec![];
-        self.round(part, graphs, &moments)?;
+        self.round(part, graphs, &ahead.graphs, &moments)?;
         let begin = Instant::now();
         while runs.len() < 5 || (begin.elapsed() < budget && runs.len() < 1000) {
-            runs.extend(self.round(part, graphs, &moments)?);
+            runs.extend(self.round(part, graphs, &ahead.graphs, &moments)?);
         }
         Ok(Times::of(runs))
     }
 
-    /// The part once on each copy, on one stream. The last copy comes first, untimed: while the device is busy with it, the host gets
-    /// ahead, so that no event waits for a launch.
-    fn round(&self, part: Part, graphs: &[Graph], moments: &Moments<'_>) -> Result<Vec<Duration>> {
-        let queue = self.first().queue();
-        // Before each replay: routing twice what was routed already would list far more pairs than there is room for.
-        let anew = |copy: &L| copy.needed_anew(part).map_or(Ok(()), |before| copy.launch(&queue, before));
-        if let (Some(copy), Some(graph)) = (self.copies.last(), graphs.last()) {
-            anew(copy)?;
-            // SAFETY: as above.
-            unsafe { self.driver.replay(queue.stream, graph)? };
+    /// The part on the last copy, as often in one graph as keeps the device busy while the host queues it once on each.
+    fn ahead(&self, part: Part, moments: &Moments<'_>) -> Result<Graphs<'_>> {
+        let (queue, copy) = (self.first().queue(), &self.copies[self.copies.len() - 1]);
+        let long_enough = QUEUEING.as_secs_f32() * 1e3 * (self.copies.len() + 1) as f32;
+        let (from, to) = &moments.events[0];
+        let mut often = 1;
+        loop {
+            let again = |queue: &Queue<'_>| {
+                anew(copy, queue, part)?;
+                copy.launch(queue, part)
+            };
+            let graph = capture(copy, |queue| (0..often).try_for_each(|_| again(queue)))?;
+            let graphs = Graphs { driver: &self.driver, graphs: vec![graph] };
+            // SAFETY: as above; the first replay is there so that the second does not wait for the host.
+            let ms = unsafe {
+                self.driver.replay(queue.stream, &graphs.graphs[0])?;
+                self.driver.record(queue.stream, from)?;
+                self.driver.replay(queue.stream, &graphs.graphs[0])?;
+                self.driver.record(queue.stream, to)?;
+                self.driver.elapsed_ms(from, to)?
+            };
+            if ms >= long_enough || often >= MOST_OFTEN {
+                return Ok(graphs);
+            }
+            often *= 2;
         }
+    }
+
+    /// The part once on each copy, on one stream. What is `ahead` comes first, untimed: while the device is busy with it, the host gets
+    /// ahead, so that no event waits for a launch.
+    fn round(&self, part: Part, graphs: &[Graph], ahead: &[Graph], moments: &Moments<'_>) -> Result<Vec<Duration>> {
+        let queue = self.first().queue();
+        // SAFETY: as above.
+        ahead.iter().try_for_each(|graph| unsafe { self.driver.replay(queue.stream, graph) })?;
         for ((copy, graph), (from, to)) in self.copies.iter().zip(graphs).zip(&moments.events) {
-            anew(copy)?;
+            anew(copy, &queue, part)?;
             // SAFETY: as above; the events stand until `moments` goes.
             unsafe {
                 self.driver.record(queue.stream, from)?;
@@ -94,11 +128,16 @@ impl<L: Launches> Copies<L> {
     }
 }
 
-fn capture(of: &impl Launches, part: Part) -> Result<Graph> {
+/// Before each run: routing twice what was routed already would list far more pairs than there is room for.
+fn anew(copy: &impl Launches, queue: &Queue<'_>, part: Part) -> Result<()> {
+    copy.needed_anew(part).map_or(Ok(()), |before| copy.launch(queue, before))
+}
+
+fn capture(of: &impl Launches, launch: impl Fn(&Queue<'_>) -> Result<()>) -> Result<Graph> {
     let queue = of.queue();
     // SAFETY: as above.
     unsafe { queue.driver.begin_capture(queue.stream)? };
-    let launched = of.launch(&queue, part);
+    let launched = launch(&queue);
     // SAFETY: likewise.
     let graph = unsafe { queue.driver.end_capture(queue.stream) };
     launched.and(graph)
@@ -155,8 +194,7 @@ mod tests {
         let (device, shape) = ("emulated".parse().unwrap(), "vit-b16-text-skewed".parse().unwrap());
         let layer = DeviceLayer::<f32>::new(&shape, 1, &device).unwrap();
         let part = (Stage::Route, Pass::Forward);
-        let graphs: Vec<Graph> = layer.copies.copies.iter().map(|copy| capture(copy, part).unwrap()).collect();
-        let graphs = Graphs { driver: &layer.copies.driver, graphs };
+        let graphs = layer.copies.graphs(part).unwrap();
         // Routing what is routed already would write far beyond its lists.
         layer.copies.time(part, &graphs.graphs, Duration::ZERO).unwrap();
     }

@@ -37,7 +37,8 @@ impl<T: Element> DeviceLayer<T> {
     /// # Errors
     /// When that is too large, or the device is the CPU.
     pub fn new(shape: &Shape, samples: usize, device: &Device) -> Result<Self> {
-        let (driver, input) = (driver_of(device)?, LayerInput::new(shape, samples)?);
+        let (driver, mut input) = (driver_of(device)?, LayerInput::new(shape, samples)?);
+        input.on_device = true;
         let copies = Copies::new(driver, size_of_val(&*input.x), || Layer::new(&input, driver))?;
         let first = copies.first();
         first.launch(&first.queue(), (Stage::Gate, Pass::Forward))?;

@@ -4,6 +4,7 @@ use super::{Cost, Fill, Part, Pass, Shape, Stage};
 use crate::config::MoeConfig;
 use crate::dtype::Element;
 use crate::error::{Result, product};
+use crate::gpu::experts::folds;
 use crate::moe::{Layout, MoeInput};
 use crate::parameters::{Param, Parameters, flat_len};
 use rand::{RngExt, SeedableRng};
@@ -52,6 +53,8 @@ pub struct LayerInput<T> {
     pub dy: Vec<T>,
     /// Whether the gate is no part of what is measured.
     pub given: bool,
+    /// Whether a device's kernels run it, which keep another inner layer and sum in another stage than the CPU.
+    pub on_device: bool,
     /// How many experts there are rows for.
     busy: usize,
 }
@@ -78,7 +81,8 @@ impl<T: Element> LayerInput<T> {
         }
         let rows_needed = (shape.fill == Fill::Pruned).then(|| (0..samples).collect());
         let busy = if shape.fill == Fill::Skewed { 1 } else { config.experts.count };
-        Ok(Self { config: config.clone(), tokens, samples, rows_needed, parameters, x, dy, given: shape.given, busy })
+        let (config, given, on_device) = (config.clone(), shape.given, false);
+        Ok(Self { config, tokens, samples, rows_needed, parameters, x, dy, given, on_device, busy })
     }
 
     /// What is measured of it.
@@ -113,21 +117,25 @@ impl<T: Element> LayerInput<T> {
         // Of experts without rows only the gradients' zeros are written.
         let experts = (1.0 + inner) * f * d * if backward { busy + e } else { busy };
         let saved = p * f * inner;
+        // The hidden layer with its weights is what is saved, where they are folded.
+        let hidden = if self.on_device && folds(config, T::DTYPE) { 0.0 } else { p * f };
+        // dy, for the experts' biases.
+        let of_bias = if self.on_device && backward && config.experts.bias { r * d } else { 0.0 };
         let products = |count: f64, elements: f64| Cost { flops: 2.0 * count * p * d * f, bytes: elements * size };
         match stage {
             Stage::Gate => {
                 let tensors = times * (n * d + gate) * size;
                 Cost { flops: times * 2.0 * n * gate, bytes: tensors + n * (h + 2.0 * e) * wide }
             }
-            Stage::Route => Cost { flops: 0.0, bytes: 2.0 * n * e * wide + 2.0 * p * wide },
+            Stage::Route => Cost { flops: 0.0, bytes: 2.0 * n * e * wide + 2.0 * p * wide + of_bias * size },
             Stage::Experts => {
                 let rows = (times * r + p) * d;
                 Cost { flops: times * 2.0 * (1.0 + inner) * p * d * f, bytes: (rows + experts + saved) * size }
             }
             // In elements: rows of x or dy, pairs' rows, matrices and inner layers.
-            Stage::Up => products(inner, r * d + inner * busy * f * d + saved + p * f),
+            Stage::Up => products(inner, r * d + inner * busy * f * d + saved + hidden),
             Stage::Down => products(1.0, p * f + busy * f * d + p * d),
-            Stage::Dinner => products(1.0, r * d + busy * f * d + saved + inner * p * f + p * f),
+            Stage::Dinner => products(1.0, r * d + busy * f * d + saved + inner * p * f + hidden),
             Stage::Dx => products(inner, inner * p * f + inner * busy * f * d + p * d),
             Stage::Dfc1 => products(inner, inner * p * f + r * d + inner * e * f * d),
             Stage::Dfc2 => products(1.0, p * f + r * d + e * f * d),

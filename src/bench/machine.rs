@@ -6,6 +6,7 @@ use crate::cpu::gemm::{Matrix, product};
 use crate::device::Device;
 use crate::dtype::{DType, Element};
 use crate::error::Result;
+use crate::gpu::plan::is_called;
 use rayon::prelude::*;
 use std::time::{Duration, Instant};
 
@@ -43,7 +44,7 @@ impl Ceilings {
     /// none for one that nobody has measured.
     pub fn of_gpu(name: &str, dtype: DType) -> Option<Self> {
         let flops_per_second = if dtype.bytes() == 2 { 790e12 } else { 67e12 };
-        name.contains("H200").then_some(Self { flops_per_second, bytes_per_second: 4.3e12 })
+        is_called(name, "H200").then_some(Self { flops_per_second, bytes_per_second: 4.3e12 })
     }
 }
 

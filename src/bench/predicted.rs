@@ -56,9 +56,9 @@ pub fn predicted(facts: &Facts, shape: &Shape, samples: usize, dtype: DType) -> 
     let (config, needed) = (&shape.config, shape.needed(samples));
     let pairs = Sizes::new(config, shape.tokens, samples, needed)?.routed_pairs;
     let (mut found, mut alone): (Vec<Predicted>, Vec<Predicted>) = (vec![], vec![]);
-    for kernel in predict(facts, config, dtype, shape.tokens, samples, needed)? {
+    for kernel in predict(facts, config, dtype, shape.tokens, samples, needed, shape.given)? {
         let pass = if kernel.backward { Pass::Backward } else { Pass::Forward };
-        let Some(stage) = stage(&kernel.kernel).filter(|stage| !(shape.given && *stage == Stage::Gate)) else { continue };
+        let Some(stage) = stage(&kernel.kernel) else { continue };
         let cost = Cost { flops: kernel.flops, bytes: kernel.bytes };
         let bound = Some(kernel.bound.name());
         let to = if kernel.launched { &mut found } else { &mut alone };

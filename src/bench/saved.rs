@@ -10,7 +10,7 @@ use crate::gpu::moe::{StatePart, state_layout};
 pub struct Saved {
     /// x `[N, D]`, which is the caller's.
     pub x: usize,
-    /// The experts' inner layers before their activation: `[P, F]`, of gated experts two of them.
+    /// The experts' inner layers before their activation, or what stands for them: `[P, F]`, of gated experts two of them.
     pub experts: usize,
     /// All else: of the gate, and of routing.
     pub routing: usize,

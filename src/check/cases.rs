@@ -1,7 +1,7 @@
 //! The table of layers that are checked.
 
 use super::Layer;
-use crate::config::{Activation, Capacity, CapacityScope, MoeConfig};
+use crate::config::{Activation, Capacity, CapacityScope, Experts, MoeConfig};
 use crate::moe::Layout;
 
 /// Every axis of the layer at least once in each of its values, with odd sizes; each with what it is about.
@@ -56,9 +56,22 @@ pub fn every_axis() -> Vec<(&'static str, Layer)> {
     cases
 }
 
-/// The published layer in an image tower of ViT-B/16, of 4 samples: what a GPU's blocks take several tiles of, each of many steps.
-pub fn full_size() -> Layer {
-    Layer::random(MoeConfig::token_authors(768), 197, 4, Layout::TokensFirst, 1)
+/// What a large GPU's blocks take several tiles of, each of many steps: the published layer in an image tower of ViT-B/16, of 4 samples;
+/// the same with few rows that are needed; and layers of a language model's kind, one of them of few rows.
+pub fn full_size() -> Vec<(&'static str, Layer)> {
+    let published = Layer::random(MoeConfig::token_authors(768), 197, 4, Layout::TokensFirst, 1);
+    let gated = |width: usize, expert_width: usize, tokens: usize, seed: u64| {
+        let mut config = MoeConfig { top_k: 2, shared_expert: true, capacity: Capacity::None, ..MoeConfig::token_paper(width) };
+        config.experts = Experts { count: 4, width: expert_width, activation: Activation::Silu, gated: true, ..config.experts };
+        Layer::random(config, tokens, 2, Layout::TokensFirst, seed)
+    };
+    vec![
+        ("full size, one row of each sample needed", Layer { rows_needed: Some((0..4).collect()), ..published.clone() }),
+        ("full size", published),
+        ("full size, gated, shared", gated(768, 1024, 512, 2)),
+        ("full size, gated, shared, few rows", gated(768, 1024, 64, 10)),
+        ("a third as wide, gated, shared", gated(256, 512, 512, 4)),
+    ]
 }
 
 fn large(change: impl Fn(&mut MoeConfig), seed: u64) -> Layer {
@@ -66,4 +79,34 @@ fn large(change: impl Fn(&mut MoeConfig), seed: u64) -> Layer {
     (config.experts.count, config.experts.width, config.top_k) = (4, 160, 2);
     change(&mut config);
     Layer::random(config, 300, 3, Layout::TokensFirst, seed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dtype::DType;
+    use crate::gpu::moe::Sizes;
+    use crate::gpu::plan::{CARDS, Engine, Plan, Tile};
+
+    /// Else no check on such a card would run the kernels that its users' layers run.
+    #[test]
+    fn the_large_cases_meet_every_kind_of_tile_of_an_h200() {
+        let facts = CARDS[0].facts();
+        let plan = |layer: &Layer| {
+            let needed = layer.rows_needed.as_ref().map_or(layer.tokens * layer.samples, Vec::len);
+            let sizes = Sizes::new(&layer.config, layer.tokens, layer.samples, needed).unwrap();
+            Plan::new(&facts, &layer.config, DType::Bf16, &sizes)
+        };
+        let plans: Vec<(Plan, bool)> = full_size().iter().map(|(_, layer)| (plan(layer), layer.config.experts.gated)).collect();
+        let any = |gated: bool, what: &dyn Fn(&Plan) -> bool| plans.iter().any(|(plan, g)| *g == gated && what(plan));
+        let split = |tile: Tile, rows: usize| tile.engine == Engine::Mma && tile.rows == rows && tile.splits > 1;
+        let wgmma = |tile: Tile, columns: usize| tile.engine == Engine::Wgmma && tile.columns == columns;
+        assert!(any(false, &|plan| split(plan.down, 16) && split(plan.dx, 16)), "{plans:?}");
+        assert!(any(true, &|plan| split(plan.down, 64) && split(plan.dx, 64)), "{plans:?}");
+        for gated in [false, true] {
+            assert!(any(gated, &|plan| wgmma(plan.up, 256)) && any(gated, &|plan| wgmma(plan.dinner, 256)), "{plans:?}");
+            assert!(any(gated, &|plan| plan.merges() && wgmma(plan.dx, 128)), "{plans:?}");
+        }
+        assert!(any(true, &|plan| plan.merges() && wgmma(plan.dx, 256)), "{plans:?}");
+    }
 }

@@ -13,7 +13,7 @@ pub use loss::check_loss;
 
 use crate::device::Device;
 use crate::dtype::{DType, Element};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::parameters::Param;
 
 /// How far one result of one case is from the reference.
@@ -60,53 +60,67 @@ const FULL: u32 = 16;
 /// cases' weights that capacity chooses between are within 1e-5 of each other. And it must be exactly what follows from the logits and
 /// probabilities that were computed, so that a miss tells whether the gate or routing is wrong. Bounds: 1e-10 in f64, 2e-5 in f32 and
 /// for all that the gate decides, 1.5e-3 in f16, 7e-3 in bf16. A gradient that is nearly zero is measured against a thousandth of the
-/// largest. Of [`full_size`] the CPU in f64 gives what is right: the reference would take minutes.
+/// largest. Of [`full_size`] the CPU in f64 gives what is right: the reference would take minutes. What is found is added to `findings`,
+/// which an error leaves as far as it got.
 ///
 /// # Errors
-/// Those of the layer.
-pub fn check_layer<T: Element>(device: &Device) -> Result<Vec<Finding>> {
+/// Those of the layer, with the case's name.
+pub fn check_layer<T: Element>(device: &Device, findings: &mut Vec<Finding>) -> Result<()> {
+    let full = device.driver().is_some_and(|driver| driver.facts().multiprocessors >= FULL);
+    for (case, layer) in every_axis() {
+        layer
+            .reference()
+            .and_then(|want| check_case::<T>(device, case, &layer, &want, findings))
+            .map_err(|why| of_case(case, &why))?;
+    }
+    for (case, layer) in if full { full_size() } else { vec![] } {
+        let want = layer.run::<f64, f64>();
+        want.and_then(|want| check_case::<T>(device, case, &layer, &want, findings)).map_err(|why| of_case(case, &why))?;
+    }
+    Ok(())
+}
+
+/// What went wrong, and in which case.
+fn of_case(case: &str, why: &Error) -> Error {
+    Error::Refused(format!("in case {case:?}: {why}"))
+}
+
+fn check_case<T: Element>(
+    device: &Device,
+    case: &'static str,
+    layer: &Layer,
+    want: &Results,
+    findings: &mut Vec<Finding>,
+) -> Result<()> {
     let (bound, wide_bound) = match T::DTYPE {
         DType::F64 => (1e-10, 1e-10),
         DType::F32 => (2e-5, 2e-5),
         DType::F16 => (1.5e-3, 2e-5),
         DType::Bf16 => (7e-3, 2e-5),
     };
-    let mut findings = vec![];
-    let mut cases: Vec<(&str, Layer, Results)> = vec![];
-    for (case, layer) in every_axis() {
-        let want = layer.reference()?;
-        cases.push((case, layer, want));
+    let got = layer.run_on::<T, T>(device)?;
+    let mut find = |stage, pass, what, difference: Difference, bound| {
+        let Difference { error, at } = difference;
+        findings.push(Finding { stage, pass, case, what, error, bound, at });
+    };
+    let (g, own) = (&got.routing, layer.decisions_by(&got.routing)?);
+    find("gate", "forward", "probabilities", relative_l2(&g.probabilities, &want.routing.probabilities), wide_bound);
+    for (w, [chosen, pair_row, row_pairs, expert_offsets, weights]) in [(&want.routing, DECISIONS), (&own, OWN_DECISIONS)] {
+        find("gate", "forward", chosen, decided(&g.chosen, &w.chosen), 0.0);
+        find("route", "forward", pair_row, decided(&g.pair_row, &w.pair_row), 0.0);
+        find("route", "forward", row_pairs, decided(&g.row_pairs, &w.row_pairs), 0.0);
+        find("route", "forward", expert_offsets, decided(&g.expert_offsets, &w.expert_offsets), 0.0);
+        find("route", "forward", weights, relative_l2(&g.weights, &w.weights), wide_bound);
     }
-    if device.driver().is_some_and(|driver| driver.facts().multiprocessors >= FULL) {
-        let layer = full_size();
-        let want = layer.run::<f64, f64>()?;
-        cases.push(("full size", layer, want));
+    find("layer", "forward", "y", relative_l2(&got.y, &want.y), bound);
+    find("layer", "backward", "dx", relative_l2(&got.dx, &want.dx), bound);
+    let floor = Param::ALL.map(|p| norm(&want.gradients[p])).into_iter().fold(0.0, f64::max) / 1000.0;
+    for p in Param::ALL.into_iter().filter(|p| p.len(&layer.config) > 0) {
+        let stage = if p.name().starts_with("gate") { "gate" } else { "experts" };
+        let (got, want) = (&got.gradients[p], &want.gradients[p]);
+        find(stage, "backward", p.name(), difference(got, want).over(norm(want).max(floor)), bound);
     }
-    for (case, layer, want) in cases {
-        let got = layer.run_on::<T, T>(device)?;
-        let mut find = |stage, pass, what, difference: Difference, bound| {
-            let Difference { error, at } = difference;
-            findings.push(Finding { stage, pass, case, what, error, bound, at });
-        };
-        let (g, own) = (&got.routing, layer.decisions_by(&got.routing)?);
-        find("gate", "forward", "probabilities", relative_l2(&g.probabilities, &want.routing.probabilities), wide_bound);
-        for (w, [chosen, pair_row, row_pairs, expert_offsets, weights]) in [(&want.routing, DECISIONS), (&own, OWN_DECISIONS)] {
-            find("gate", "forward", chosen, decided(&g.chosen, &w.chosen), 0.0);
-            find("route", "forward", pair_row, decided(&g.pair_row, &w.pair_row), 0.0);
-            find("route", "forward", row_pairs, decided(&g.row_pairs, &w.row_pairs), 0.0);
-            find("route", "forward", expert_offsets, decided(&g.expert_offsets, &w.expert_offsets), 0.0);
-            find("route", "forward", weights, relative_l2(&g.weights, &w.weights), wide_bound);
-        }
-        find("layer", "forward", "y", relative_l2(&got.y, &want.y), bound);
-        find("layer", "backward", "dx", relative_l2(&got.dx, &want.dx), bound);
-        let floor = Param::ALL.map(|p| norm(&want.gradients[p])).into_iter().fold(0.0, f64::max) / 1000.0;
-        for p in Param::ALL.into_iter().filter(|p| p.len(&layer.config) > 0) {
-            let stage = if p.name().starts_with("gate") { "gate" } else { "experts" };
-            let (got, want) = (&got.gradients[p], &want.gradients[p]);
-            find(stage, "backward", p.name(), difference(got, want).over(norm(want).max(floor)), bound);
-        }
-    }
-    Ok(findings)
+    Ok(())
 }
 
 /// How far two arrays are apart, and where most.

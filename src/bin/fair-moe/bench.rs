@@ -5,8 +5,8 @@ mod rows;
 
 use crate::output::say;
 use fair_moe::bench::{
-    DeviceLayer, DeviceLoss, Found, LayerWork, LossWork, Measurement, Predicted, Saved, Shape, StepWork, card, card_of, measure,
-    peak_memory, predicted, roofline,
+    DeviceLayer, DeviceLoss, Fill, Found, LayerWork, LossWork, Measurement, Predicted, Saved, Shape, StepWork, card, card_of,
+    measure, peak_memory, predicted, roofline,
 };
 use fair_moe::files::{write_atomically, write_json};
 use fair_moe::gpu::driver::Facts;
@@ -92,7 +92,9 @@ fn run_in<T: Element>(args: &Args, out: &mut dyn Write) -> Result<()> {
         for shape in &args.shape {
             let samples = shape.samples_or(asked);
             let (pairs, found) = measured::<T>(shape, samples, &device)?;
-            let predictions = facts.map(|facts| predicted(&card_of(facts), shape, samples, T::DTYPE)).transpose()?;
+            // What is predicted is of an even load, as large as can be.
+            let comparable = facts.filter(|_| matches!(shape.fill, Fill::Even | Fill::Pruned));
+            let predictions = comparable.map(|facts| predicted(&card_of(facts), shape, samples, T::DTYPE)).transpose()?;
             let (dtype, device) = (T::DTYPE, device.to_string());
             let table = Table { ceilings: known.first(), shape: &shape.name, samples, pairs, dtype, device };
             all.add(&table, found, predictions.map_or(vec![], |of| of.1), out)?;

@@ -60,7 +60,7 @@ impl Forward {
         let (space, bytes) = forward_space(facts, config, input.dtype, &sizes, args.workspace.at)?;
         expect_room("the workspace of the forward pass", bytes, args.workspace)?;
 
-        let plan = super::plan(facts, config, input, &sizes, &[(args.workspace.at, 0)]);
+        let plan = super::plan(facts, config, input, &sizes, state, &[(args.workspace.at, 0)]);
         let pairs = super::pairs(state);
         let [rows, width, experts, top_k] = [sizes.rows, config.width, config.experts.count, config.top_k].map(|n| n as i32);
         let (token_stride, sample_stride) = input.layout.strides(input.tokens, input.samples);

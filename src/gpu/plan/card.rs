@@ -55,10 +55,18 @@ pub const CARDS: [Card; 8] = [
     card("RTX 5090", 120, 170, 99, [200.0, 84.0, 1.56, 6.0]),
 ];
 
+/// Whether a driver's name for a device has the words of `name`: no H200 is in `NVIDIA GH200`.
+pub(crate) fn is_called(device: &str, name: &str) -> bool {
+    device.match_indices(name).any(|(at, _)| {
+        let (before, after) = (&device[..at], &device[at + name.len()..]);
+        !before.ends_with(char::is_alphanumeric) && !after.starts_with(char::is_alphanumeric)
+    })
+}
+
 impl Card {
     /// The card of that name, or the one that stands for its architecture, with as many multiprocessors as there are.
     pub fn of(facts: &Facts) -> Card {
-        let named = CARDS.iter().find(|card| card.arch == facts.arch && facts.name.contains(card.name));
+        let named = CARDS.iter().find(|card| card.arch == facts.arch && is_called(&facts.name, card.name));
         let card = named.or_else(|| CARDS.iter().find(|card| card.arch == facts.arch)).unwrap_or(&CARDS[0]);
         let share = f64::from(facts.multiprocessors.max(1)) / f64::from(card.multiprocessors);
         let [tensor, scalar, memory, cache] = [card.tensor, card.scalar, card.memory, card.cache].map(|all| all * share);

@@ -148,7 +148,9 @@ pub(super) fn cost(card: &Card, shared_bytes: u32, product: Product, tile: Tile,
     let feed = (rows + columns) * element / splits / (card.cache / multiprocessors).min(on_the_way);
 
     let instructions = shown(tile.engine) * instructions(product) * rows * columns / INSTRUCTIONS;
-    let parts = if tile.splits > 1 { 2.0 * rows * columns * 4.0 / (card.cache / multiprocessors) + 2.0 * LATENCY } else { 0.0 };
+    // A tile's last block reads every part.
+    let parts = (1.0 + splits) * rows * columns * 4.0 / (card.cache / multiprocessors) + 2.0 * LATENCY;
+    let parts = if tile.splits > 1 { parts } else { 0.0 };
     let first = if tile.engine == Engine::Wgmma { LATENCY / waves.max(1.0) } else { LATENCY };
     let after = (waves / together).ceil() * (instructions + parts + first);
 

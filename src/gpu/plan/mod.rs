@@ -13,6 +13,8 @@ mod product;
 mod tests;
 mod tile;
 
+#[cfg(feature = "cli")]
+pub(crate) use card::is_called;
 pub use card::{CARDS, Card};
 pub use cost::Bound;
 pub use predict::{Prediction, predict};

@@ -42,7 +42,7 @@ const STREAM: f64 = 0.85;
 const MEETING: f64 = 1.5e-6;
 
 /// Every kernel of both passes of a layer on T·B rows of which `needed` are needed, in the order of their launches; the experts' products
-/// by themselves too where several are one launch.
+/// by themselves too where several are one launch. `given`: probabilities are, and the gate is no part of the layer.
 ///
 /// # Errors
 /// As [`Sizes::new`], and for f64.
@@ -53,6 +53,7 @@ pub fn predict(
     tokens: usize,
     samples: usize,
     needed: usize,
+    given: bool,
 ) -> Result<Vec<Prediction>> {
     let sizes = Sizes::new(config, tokens, samples, needed)?;
     let chooser = Chooser::new(facts, config, dtype, &sizes);
@@ -61,7 +62,7 @@ pub fn predict(
     let (needed, size) = (needed as f64, dtype.bytes() as f64);
     let hidden = config.gate.hidden.map_or(0.0, |hidden| hidden.width as f64);
     let weights = if hidden > 0.0 { hidden * (d + e) } else { e * d };
-    let minus = if config.subtract_input { n * d * size } else { 0.0 };
+    let minus = if config.subtract_input { needed * d * size } else { 0.0 };
     let lists = n * e * 4.0 + n * k * 8.0 + p * 8.0;
     let parts = p * config.experts.width.div_ceil(plan.dinner.columns) as f64 * 4.0;
 
@@ -70,18 +71,23 @@ pub fn predict(
     // Each of its blocks meets the others once for the counts and once for the offsets.
     let route_forward = (0.0, lists + 2.0 * n * e * 4.0, 2.0 * MEETING);
     let combine_forward = (2.0 * p * d, (p + n) * d * size + minus, 0.0);
-    let route_backward = (0.0, lists + parts + 3.0 * n * e * 4.0, 0.0);
+    // dy, of rows that have pairs, for their experts' biases.
+    let of_bias = if config.experts.bias { (needed.min(p) + e) * d * size } else { 0.0 };
+    let route_backward = (0.0, lists + parts + 3.0 * n * e * 4.0 + of_bias, 0.0);
     let gate_backward = n * (hidden + e) * 4.0 + weights * size;
     let backward_rows = (2.0 * n * weights, gate_backward + n * (d + hidden) * 4.0, 0.0);
     let backward_weights = (2.0 * n * weights, gate_backward + n * (d * size + hidden * 4.0), 0.0);
-    let minus = if config.subtract_input { needed * d * size } else { 0.0 };
-    let combine_backward = (2.0 * p * d, p * d * size + n * d * (4.0 + size) + minus, 0.0);
+    let of_gate = if given { 0.0 } else { n * d * 4.0 };
+    let combine_backward = (2.0 * p * d, (p + n) * d * size + of_gate + minus, 0.0);
 
     let named = |stem: &str| instance(stem, dtype);
     let other = |kernel: String, backward: bool, of: (f64, f64, f64)| other(card, kernel, backward, dtype, of);
     let product = |product: Product| chosen(&chooser, &plan, config.experts.gated, product);
-    let mut kernels = vec![
-        other(named("gate_forward")?, false, gate_forward),
+    let mut kernels = vec![];
+    if !given {
+        kernels.push(other(named("gate_forward")?, false, gate_forward));
+    }
+    kernels.extend([
         other("route_forward".into(), false, route_forward),
         product(Product::Up)?,
         product(Product::Down)?,
@@ -90,16 +96,16 @@ pub fn predict(
         product(Product::Dfc2)?,
         product(Product::Dx)?,
         product(Product::Dfc1)?,
-    ];
+    ]);
     if plan.merges() {
         kernels.push(in_one(&chooser, plan.dx)?);
     }
-    kernels.extend([
-        other(named("route_backward")?, true, route_backward),
-        other(named("gate_backward_rows")?, true, backward_rows),
-        other(named("gate_backward_weights")?, true, backward_weights),
-        other(named("combine")?, true, combine_backward),
-    ]);
+    kernels.push(other(named("route_backward")?, true, route_backward));
+    if !given {
+        kernels.push(other(named("gate_backward_rows")?, true, backward_rows));
+        kernels.push(other(named("gate_backward_weights")?, true, backward_weights));
+    }
+    kernels.push(other(named("combine")?, true, combine_backward));
     Ok(kernels)
 }
 
