@@ -86,7 +86,9 @@ impl Backward {
         let (space, bytes) = backward_space(facts, config, input.dtype, &sizes, args.workspace.at)?;
         expect_room("the workspace of the backward pass", bytes, args.workspace)?;
 
-        let plan = super::plan(facts, config, input, &sizes, state, &[(args.workspace.at, 0), (args.dy, args.dy_stride)]);
+        let others = [(args.workspace.at, 0), (args.dy, args.dy_stride)].into_iter();
+        let others = others.chain(super::addresses(&parameters)).chain(super::addresses(&gradients));
+        let plan = super::plan(facts, config, input, &sizes, state, others);
         let pairs = super::pairs(state);
         let [rows, width, experts, top_k] = [sizes.rows, config.width, config.experts.count, config.top_k].map(|n| n as i32);
         let (expert_width, activation) = (config.experts.width as i32, config.experts.activation as i32);

@@ -60,11 +60,12 @@ impl Forward {
         let (space, bytes) = forward_space(facts, config, input.dtype, &sizes, args.workspace.at)?;
         expect_room("the workspace of the forward pass", bytes, args.workspace)?;
 
-        let plan = super::plan(facts, config, input, &sizes, state, &[(args.workspace.at, 0)]);
+        let parameters = super::present("the parameter", config, &input.parameters)?;
+        let others = [(args.workspace.at, 0)].into_iter().chain(super::addresses(&parameters));
+        let plan = super::plan(facts, config, input, &sizes, state, others);
         let pairs = super::pairs(state);
         let [rows, width, experts, top_k] = [sizes.rows, config.width, config.experts.count, config.top_k].map(|n| n as i32);
         let (token_stride, sample_stride) = input.layout.strides(input.tokens, input.samples);
-        let parameters = super::present("the parameter", config, &input.parameters)?;
         let parameter = |p: Param| parameters[p];
         let (experts_weights, shared_weights) = weights_of(&parameters);
         let activation = config.experts.activation as i32;

@@ -151,23 +151,26 @@ fn expect_parts(config: &MoeConfig, input: &DeviceInput, state: &State<Pointer>,
         .try_for_each(|part| expect_address(|| part.name().into(), state[part]))
 }
 
-/// The tiles of a pass whose products read x, the weights, the state, and `others`: addresses, and the strides of their rows.
+/// The tiles of a pass whose products read x and the state, and read or write `others`: addresses, and the strides of their rows.
 fn plan(
     facts: &Facts,
     config: &MoeConfig,
     input: &DeviceInput,
     sizes: &Sizes,
     state: &State<Pointer>,
-    others: &[(Pointer, usize)],
+    others: impl Iterator<Item = (Pointer, usize)>,
 ) -> Plan {
-    use Param::*;
-    let weights = [ExpertsFc1Weight, ExpertsGluWeight, ExpertsFc2Weight, SharedFc1Weight, SharedGluWeight, SharedFc2Weight];
-    let weights = weights.into_iter().filter(|p| p.len(config) > 0).map(|p| (input.parameters[p], 0));
     let kept = [StatePart::Inner, StatePart::Glu].map(|part| (state[part], 0));
-    let operands = weights.chain([(input.x, input.x_stride)]).chain(kept).chain(others.iter().copied());
+    let mut operands = others.chain([(input.x, input.x_stride)]).chain(kept);
     let aligned = |(at, stride): (Pointer, usize)| at % 16 == 0 && stride % (16 / input.dtype.bytes()) == 0;
     let plan = Plan::new(facts, config, input.dtype, sizes);
-    if operands.into_iter().all(aligned) { plan } else { plan.without_maps() }
+    if operands.all(aligned) { plan } else { plan.without_maps() }
+}
+
+/// The experts' parameters or gradients, as [`plan`] takes them.
+fn addresses(all: &Parameters<Pointer>) -> impl Iterator<Item = (Pointer, usize)> {
+    let (routed, shared) = experts_of(all, |addresses| addresses);
+    routed.into_iter().chain(shared).map(|at| (at, 0))
 }
 
 fn pairs(state: &State<Pointer>) -> Pairs {
