@@ -154,16 +154,26 @@ fn a_layer_of_many_rows_multiplies_by_wgmma_on_hopper() {
         let sizes = Sizes::new(&layer.config, tokens, samples, tokens * samples).unwrap();
         let plan = Plan::new(driver.facts(), &layer.config, DType::Bf16, &sizes);
         let by_wgmma = Product::ALL.into_iter().filter(|&product| plan.tile(product).engine == Engine::Wgmma);
-        assert!(by_wgmma.count() >= if gated { 5 } else { 6 }, "{plan:?}");
+        assert!(by_wgmma.count() >= if gated { 5 } else { 6 } && (gated || plan.merges()), "{plan:?}");
         let (device, want) = (Device::of("Hopper", driver), layer.reference().unwrap());
         check_against("bf16", &layer.run_on::<bf16, f32>(&device).unwrap(), &want, 7e-3, 2e-5);
         check_against("f16", &layer.run_on::<f16, f16>(&device).unwrap(), &want, 1.5e-3, 2e-5);
     }
 }
 
-/// Tensor maps want addresses that are multiples of 16; a caller's state may begin anywhere that its elements may.
+/// Tensor maps and whole accesses want addresses that are multiples of 16; a caller's may begin anywhere that its elements may.
 #[test]
 fn a_state_that_no_tensor_map_can_be_of_is_read_without() {
+    begins_behind(8, 0);
+}
+
+#[test]
+fn gradients_anywhere_are_written() {
+    begins_behind(0, 1);
+}
+
+/// A layer for wgmma whose state begins so many bytes, and whose gradients so many elements, behind a multiple of 16 bytes.
+fn begins_behind(of_state: usize, of_gradients: usize) {
     let (tokens, samples, rows) = (60, 12, 720);
     let mut config = MoeConfig::token_authors(256);
     config.experts.width = 128;
@@ -179,8 +189,9 @@ fn a_state_that_no_tensor_map_can_be_of_is_read_without() {
 
     let (facts, config, dtype) = (gpu.driver.facts(), &layer.config, DType::Bf16);
     let layout = state_layout(config, dtype, tokens, samples, rows, true).unwrap();
-    let buffers = State::try_from_fn(|part| Ok(gpu.new_of::<u8>(layout[part] + 8))).unwrap();
-    let state = State::try_from_fn(|part| Ok(if layout[part] > 0 { buffers[part].pointer() + 8 } else { 0 })).unwrap();
+    let buffers = State::try_from_fn(|part| Ok(gpu.new_of::<u8>(layout[part] + of_state))).unwrap();
+    let place = |part: StatePart| if layout[part] > 0 { buffers[part].pointer() + of_state as u64 } else { 0 };
+    let state = State::try_from_fn(|part| Ok(place(part))).unwrap();
     let bytes = forward_workspace_bytes(facts, config, dtype, tokens, samples, rows).unwrap();
     let bytes = bytes.max(backward_workspace_bytes(facts, config, dtype, tokens, samples, rows).unwrap());
     let (space, upstream) = (gpu.new_of::<u8>(bytes), gpu.put(&dy));
@@ -188,7 +199,7 @@ fn a_state_that_no_tensor_map_can_be_of_is_read_without() {
     let workspace = Workspace { at: space.pointer(), bytes };
     let forward =
         MoeForwardArgs { input: resident.input(), y: y.pointer(), y_stride: 256, state, counted: 0, columns: 0, workspace };
-    let gradients = Parameters::from_fn(|p| gpu.new_of::<f32>(p.len(config)));
+    let gradients = Parameters::from_fn(|p| gpu.new_of::<f32>(p.len(config) + of_gradients));
     let backward = MoeBackwardArgs {
         input: resident.input(),
         state,
@@ -199,7 +210,7 @@ fn a_state_that_no_tensor_map_can_be_of_is_read_without() {
         dlogits: 0,
         dx: dx.pointer(),
         dx_stride: 256,
-        gradients: Parameters::from_fn(|p| gradients[p].pointer()),
+        gradients: Parameters::from_fn(|p| gradients[p].pointer() + 4 * of_gradients as u64),
         gradient_dtype: DType::F32,
         mode: GradientMode::Overwrite,
         workspace,
@@ -215,7 +226,7 @@ fn a_state_that_no_tensor_map_can_be_of_is_read_without() {
     assert_close("y", &wide(y.to_vec().unwrap()), &want.y, 7e-3);
     assert_close("dx", &wide(dx.to_vec().unwrap()), &want.dx, 7e-3);
     for p in Param::ALL.into_iter().filter(|p| p.name().starts_with("experts") && p.len(config) > 0) {
-        let got: Vec<f64> = gradients[p].to_vec().unwrap().iter().map(|&g| f64::from(g)).collect();
+        let got: Vec<f64> = gradients[p].to_vec().unwrap()[of_gradients..].iter().map(|&g| f64::from(g)).collect();
         assert_close(p.name(), &got, &want.gradients[p], 7e-3);
     }
 }
