@@ -170,7 +170,11 @@ fn backward<T: Element, G: Element>(gpu: &Gpu, layer: &Layer, splits: Option<usi
     let (h, e, d) = (config.gate.hidden.map_or(0, |h| h.width), config.experts.count, config.width);
     let activation = config.gate.hidden.map_or(0, |h| h.activation as i32);
     let parameter = |p: Param| upload::<T>(gpu, &layer.parameters[p]);
-    let (fc1, fc2, x) = (parameter(Param::GateFc1Weight), parameter(Param::GateFc2Weight), upload::<T>(gpu, &layer.x));
+    let (fc1, fc2) = (parameter(Param::GateFc1Weight), parameter(Param::GateFc2Weight));
+    // Rows that begin at even elements, with something behind them that is not to be read.
+    let x_stride = d.next_multiple_of(2);
+    let padded = layer.x.chunks(d).flat_map(|row| row.iter().copied().chain(std::iter::repeat_n(f64::NAN, x_stride - d)));
+    let x = upload::<T>(gpu, &padded.collect::<Vec<_>>());
     let dlogits = upload::<f32>(gpu, layer.dlogits.as_ref().unwrap());
     let hidden = gate_forward::<T>(gpu, layer, 0).hidden;
     let cut = gate::Cut::new(gpu.driver.facts().multiprocessors, rows, d, h, e, config.gate.bias).unwrap();
@@ -206,7 +210,7 @@ fn backward<T: Element, G: Element>(gpu: &Gpu, layer: &Layer, splits: Option<usi
         dfc2_bias: gradients[3].pointer(),
         parts: parts.pointer(),
         counters: counters.pointer(),
-        x_stride: d as i64,
+        x_stride: x_stride as i64,
         rows: rows as i32,
         width: d as i32,
         hidden_width: h as i32,
