@@ -41,6 +41,8 @@ const PROGRAMS: &[Program] = &[
     one_block("reuse"),
     one_block("syncwarp"),
     one_block("ldmatrix_after_write"),
+    one_block("stmatrix_before_read"),
+    one_block("stmatrix_bounds"),
     one_block("cp_async_groups"),
     one_block("cp_async_alignment"),
     one_block("vector_alignment"),

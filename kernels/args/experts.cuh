@@ -56,7 +56,7 @@ struct alignas(64) ExpertsUp {
   int64_t x_stride;
   int width, expert_width, experts, activation;   // D, F, E
   int counters;                    // how many
-  int folded;                      // whether hidden is times the pair's weight: relu alone
+  int folded;                      // whether hidden is times the pair's weight: relu alone; then there is no inner
   ExpertMaps maps;
 };
 

@@ -1,13 +1,43 @@
 #pragma once
 #include "experts/load.cuh"
+#include "lib/activation.cuh"
 
-// What an epilogue reads and writes. The product's tile, or a part of it, lies in shared memory as f32, so that each thread has four
-// neighbouring columns of a row, whichever engine computed it, and a warp's accesses are coalesced.
+// What an epilogue computes with: four elements of the product at a time, of one row or of two, as the engine has them.
 namespace experts {
 PTX float4 operator+(float4 a, float4 b) { return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w}; }
 PTX float4 operator*(float4 a, float4 b) { return {a.x * b.x, a.y * b.y, a.z * b.z, a.w * b.w}; }
-PTX float4 operator*(float a, float4 b) { return {a * b.x, a * b.y, a * b.z, a * b.w}; }
-PTX float sum(float4 v) { return (v.x + v.y) + (v.z + v.w); }
+
+// What four elements need besides the product; and what becomes of them, and their shares of a sum.
+struct Needs { float4 bias[2], extra[2], weight; };
+template <int Outputs> struct Finished { float4 value[Outputs], part; };
+
+// The activation of four elements; and `d` times its slope, in place.
+template <class Activation> struct Four {
+  Activation one;
+  PTX float4 operator()(float4 v) const { return {one(v.x).value, one(v.y).value, one(v.z).value, one(v.w).value}; }
+  PTX float4 operator()(float4 v, float4& d) const {
+    const Activated x = one(v.x), y = one(v.y), z = one(v.z), w = one(v.w);
+    d = d * float4{x.slope, y.slope, z.slope, w.slope};
+    return {x.value, y.value, z.value, w.value};
+  }
+};
+// Whichever the layer has.
+template <class T> struct FourOfAny {
+  static constexpr bool kRough = sizeof(T) == 2;
+  int activation;
+  template <class... D> PTX float4 operator()(float4 v, D&... d) const {
+    if (activation == 0) return Four<Relu>{}(v, d...);
+    if (activation == 2) return Four<Gelu<kRough>>{}(v, d...);
+    return Four<Swish<kRough>>{{steepness(activation)}}(v, d...);
+  }
+};
+// Where there is none.
+struct Plain {};
+// Of a gradient: added to what is there, or in its place.
+struct Added {};
+struct Written {};
+PTX float4 onto(Added, float4 v, float4 there) { return v + there; }
+PTX float4 onto(Written, float4 v, float4) { return v; }
 
 template <class T> PTX bool whole(const T* at, int left) { return left >= 4 && (reinterpret_cast<uint64_t>(at) & (4 * sizeof(T) - 1)) == 0; }
 
@@ -21,10 +51,9 @@ PTX uint2 pack_four(bf16, float4 v) { return {pack_bf16(v.x, v.y), pack_bf16(v.z
 PTX uint2 pack_four(f16, float4 v) { return {pack_f16(v.x, v.y), pack_f16(v.z, v.w)}; }
 template <class T> PTX void store_four(T* at, float4 v) { *reinterpret_cast<uint2*>(at) = pack_four(T{}, v); }
 
-// Up to four elements; zeros for those past `left`. Whole: four or none.
-template <bool Whole, class T> PTX float4 load_row(const T* at, int left) {
-  if (Whole ? left > 0 : whole(at, left)) return load_four(at);
-  if (Whole) return {0, 0, 0, 0};
+// Up to four elements; zeros for those past `left`.
+template <class T> PTX float4 load_row(const T* at, int left) {
+  if (whole(at, left)) return load_four(at);
   float4 v = {0, 0, 0, 0};
   if (left > 0) v.x = to_float(at[0]);
   if (left > 1) v.y = to_float(at[1]);
@@ -32,16 +61,11 @@ template <bool Whole, class T> PTX float4 load_row(const T* at, int left) {
   if (left > 3) v.w = to_float(at[3]);
   return v;
 }
-template <bool Whole, class T> PTX void store_row(T* at, int left, float4 v) {
-  if (Whole ? left > 0 : whole(at, left)) return store_four(at, v);
-  if (Whole) return;
+template <class T> PTX void store_row(T* at, int left, float4 v) {
+  if (whole(at, left)) return store_four(at, v);
   if (left > 0) at[0] = narrow<T>(v.x);
   if (left > 1) at[1] = narrow<T>(v.y);
   if (left > 2) at[2] = narrow<T>(v.z);
   if (left > 3) at[3] = narrow<T>(v.w);
-}
-template <bool Whole, class T> PTX float4 load_or_zeros(const T* at, int64_t offset, int left) {
-  if (!at) return {0, 0, 0, 0};
-  return load_row<Whole>(at + offset, left);
 }
 }

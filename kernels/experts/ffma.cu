@@ -85,6 +85,7 @@ KERNEL(experts_up_ffma_128x128_f32, ExpertsUp, 256, 1, experts::ffma<experts::Up
 KERNEL(experts_up_gated_ffma_128x128_f32, ExpertsUp, 256, 1, experts::ffma<experts::UpGated>(p))
 KERNEL(experts_down_ffma_128x128_f32, ExpertsDown, 256, 1, experts::ffma<experts::Down>(p))
 KERNEL(experts_dinner_ffma_128x128_f32, ExpertsDinner, 256, 1, experts::ffma<experts::Dinner>(p))
+KERNEL(experts_dinner_gated_ffma_128x128_f32, ExpertsDinner, 256, 1, experts::ffma<experts::DinnerGated>(p))
 KERNEL(experts_dx_ffma_128x128_f32, ExpertsDx, 256, 1, experts::ffma<experts::Dx>(p))
 KERNEL(experts_dfc1_ffma_128x128_f32, ExpertsDfc1, 256, 1, experts::ffma<experts::Dfc1>(p))
 KERNEL(experts_dfc2_ffma_128x128_f32, ExpertsDfc2, 256, 1, experts::ffma<experts::Dfc2>(p))

@@ -46,11 +46,11 @@ template <class T, class Job, bool kCopies> struct Fill {
       boxes<b_k_major>(b_to, job.b_from(k, second), b, bar);
     }
   }
-  // Step number `number` of what the epilogue reads: see Multiply::extra.
+  // Step number `number` of what finish reads: see Finish::extra.
   PTX void map_extras(const Job& job, int number) {
     if constexpr (Job::kParts) {
-      const int count = job.extras(), first = number * Stages::kBoxes;
-      const int boxes = min(Stages::kBoxes, Tile::kColumns / 64 * count * 2 - first);
+      constexpr int count = Job::kExtras;
+      const int first = number * Stages::kBoxes, boxes = min(Stages::kBoxes, Tile::kColumns / 64 * count * 2 - first);
       mbarrier_arrive_expect_tx(ring.full(step), boxes * kBox);
       for (int i = 0; i < boxes; i++) {
         const int n = first + i, map = n / 2 % count, column = n / 2 / count;
@@ -72,7 +72,7 @@ template <class T, class Job, bool kCopies> struct Fill {
 
   PTX void tile(Job& job) {
     const int once = ceil_div(job.depth, kStep<T>), steps = job.segments * once;
-    const int extra = ceil_div(job.extras() * 2 * Tile::kColumns / 64, Stages::kBoxes);
+    constexpr int extra = (Job::kExtras * 2 * Tile::kColumns / 64 + Stages::kBoxes - 1) / Stages::kBoxes;
     if constexpr (kCopies) {
       job.open();
       if constexpr (!kAMapped || Job::kTails) job.a.begin();

@@ -16,12 +16,12 @@ PTX int columns_of(const ExpertsDfc2& p) { return p.expert_width; }
 
 // What both have in common: a tile of one expert's gradient, T or f32. Little is kept in registers over the product.
 template <class T, class Tile, class Arguments> struct OfWeight {
+  using Element = T;
   using Args = Arguments;
-  struct Fetched { float4 before; };
   using Blocks = Tile;
-  static constexpr bool kSums = true, kParts = false, kSplit = false, kCut = false, kFetches = true, kTails = true, kWeighs = false;
-  struct Columns { int left; int64_t at; };
-  static constexpr int kColumns = Tile::kColumns;
+  static constexpr bool kSums = true, kParts = false, kSplit = false, kCut = false, kWeighs = false, kActivates = false, kGradient = true;
+  static constexpr bool kTails = true;
+  static constexpr int kColumns = Tile::kColumns, kOutputs = 1, kBiases = 0, kExtras = 0;
   const Args& p;
   WeightTile tile;
   int pair;                                      // the expert's first
@@ -35,39 +35,34 @@ template <class T, class Tile, class Arguments> struct OfWeight {
     rows = min(Tile::kRows, rows_of(p) - tile.row);
     depth = p.pairs.expert_offsets[tile.expert + 1] - pair;
     segments = 1;
-    sums_first = tile.column == 0 && bias();
+    sums_first = tile.column == 0 && bias_gradient();
     return true;
   }
   PTX int after_weight(int number, int maps) const {
     return number - count_tiles<Tile>(p.experts + p.has_shared, maps, rows_of(p), columns_of(p));
   }
-  PTX bool routed() const { return tile.expert < p.experts; }
-  PTX static int extras() { return 0; }
   PTX static int splits() { return 1; }
-  PTX void* weight() const { return weight_of(p, routed() ? p.experts_gradients : p.shared_gradients, tile.map); }
-  PTX void* bias() const { return bias_of(p, routed() ? p.experts_gradients : p.shared_gradients, tile.map); }
-  template <bool Whole> PTX float4 before(const void* from, int64_t offset, int count) const {
-    if (!p.accumulate) return {0, 0, 0, 0};
-    if (p.gradient_f32) return load_row<Whole>(static_cast<const float*>(from) + offset, count);
-    return load_row<Whole>(static_cast<const T*>(from) + offset, count);
+  PTX static const T* bias(int) { return nullptr; }
+  PTX static const T* extra(int) { return nullptr; }
+  PTX const ExpertGradients& gradients() const { return tile.expert < p.experts ? p.experts_gradients : p.shared_gradients; }
+  PTX void* bias_gradient() const { return bias_of(p, gradients(), tile.map); }
+  // Of all experts' rows, the tile's first.
+  PTX int64_t first_row() const { return int64_t(tile.expert < p.experts ? tile.expert : 0) * rows_of(p) + tile.row; }
+  PTX int left() const { return columns_of(p) - tile.column; }
+  PTX int64_t stride() const { return columns_of(p); }
+  template <class Out> PTX Out* place() const {
+    return static_cast<Out*>(weight_of(p, gradients(), tile.map)) + first_row() * columns_of(p) + tile.column;
   }
-  template <bool Whole> PTX void write(void* to, int64_t offset, int count, float4 v) const {
-    if (p.gradient_f32) return store_row<Whole>(static_cast<float*>(to) + offset, count, v);
-    store_row<Whole>(static_cast<T*>(to) + offset, count, v);
-  }
-  PTX int64_t first_row() const { return int64_t(routed() ? tile.expert : 0) * rows_of(p) + tile.row; }
-  PTX Columns columns(int column) const {
-    column += tile.column;
-    return {columns_of(p) - column, first_row() * columns_of(p) + column};
-  }
-  PTX void fetch(const Columns& c, int row, Fetched& f) const { f.before = before<Tile::kWhole>(weight(), c.at + int64_t(row) * columns_of(p), c.left); }
-  PTX float finish(const Columns& c, int row, const float* first, const float*, const Fetched& f) const {
-    write<Tile::kWhole>(weight(), c.at + int64_t(row) * columns_of(p), c.left, load_four(first) + f.before);
-    return 0;
+  PTX T* output(int) const { return place<T>(); }
+  template <class How> PTX Finished<1> finish(How how, float4 first, float4, const Needs& n) const { return {{onto(how, first, n.extra[0])}, {}}; }
+  template <class Out> PTX void add(int64_t at, float total) const {
+    Out* const to = static_cast<Out*>(bias_gradient()) + at;
+    *to = narrow<Out>(p.accumulate ? total + to_float(*to) : total);
   }
   PTX void finish_sum(int row, float total) const {
-    const int64_t at = first_row() + row;
-    if (row < rows) write<false>(bias(), at, 1, before<false>(bias(), at, 1) + float4{total, 0, 0, 0});
+    if (row >= rows) return;
+    if (p.gradient_f32) add<float>(first_row() + row, total);
+    else add<T>(first_row() + row, total);
   }
 };
 

@@ -1,5 +1,5 @@
 #pragma once
-#include "experts/job.cuh"
+#include "experts/rows.cuh"
 #include "experts/splits.cuh"
 #include "experts/sums.cuh"
 #include "lib/reduce.cuh"
@@ -68,17 +68,16 @@ template <class Engine, class Job> PTX void grouped(const typename Job::Args& p)
     constexpr int Lanes = Job::kColumns / 4, Pass = kThreads / Lanes;      // lanes of a row, rows of a pass
     const int first = threadIdx.x / Lanes, column = threadIdx.x % Lanes * 4;
     job.find(unit / splits);                     // once more, rather than kept in registers all along the product
-    const auto columns = job.columns(column);
+    const Rows<Job> rows(job, column);
     if constexpr (Job::kCut)
-      if (splits > 1 && !add_parts<Block, Pass>(job, unit / splits, unit % splits, staged, first, column, columns.left)) continue;
+      if (splits > 1 && !add_parts<Block, Pass>(job, unit / splits, unit % splits, staged, first, column, rows.left)) continue;
     if constexpr (Job::kSums)
       if (job.sums_first && threadIdx.x < kSummed) job.finish_sum(threadIdx.x, sums.total(staged + Block::kFinished / 4));
-    typename Job::Fetched next{}, second{}, third{}, fourth{};             // what the coming rows need, on its way
+    typename Rows<Job>::Fetched next{}, second{}, third{}, fourth{};       // what the coming rows need, on its way
 #pragma unroll 1
     for (int row = first - 4 * Pass; row < job.rows; row += Pass) {
       if (row >= first) {
-        const float* const at = staged + row * Block::kStride + column;
-        const float part = job.finish(columns, row, at, at + Job::kColumns, next);
+        const float part = rows.finish(row, staged + row * Block::kStride + column, next);
         if constexpr (Job::kParts) {
           static_assert(Lanes == 32, "a warp has a whole row");
           const float whole = warp_sum(part);
@@ -86,7 +85,7 @@ template <class Engine, class Job> PTX void grouped(const typename Job::Args& p)
         }
       }
       next = second, second = third, third = fourth;
-      if (row + 4 * Pass < job.rows) job.fetch(columns, row + 4 * Pass, fourth);
+      if (row + 4 * Pass < job.rows) rows.fetch(row + 4 * Pass, fourth);
     }
     __syncthreads();                             // before the next tile's first steps overwrite this one
   }

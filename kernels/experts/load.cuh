@@ -11,11 +11,9 @@
 namespace experts {
 template <class T> constexpr int kStep = 128 / sizeof(T);      // elements of K in a step
 
-// Rows and columns of the product that a block computes at a time, and how many of its threads load the operands. Whole: rows in memory
-// begin at multiples of 16 bytes and are as long.
-template <int Rows, int Columns, int Loaders, bool Whole = false> struct Tile {
+// Rows and columns of the product that a block computes at a time, and how many of its threads load the operands.
+template <int Rows, int Columns, int Loaders> struct Tile {
   static constexpr int kRows = Rows, kColumns = Columns, kLoaders = Loaders;
-  static constexpr bool kWhole = Whole;
 };
 
 PTX int ceil_div(int a, int b) { return a / b + (a % b != 0); }
@@ -33,11 +31,13 @@ template <class T> PTX uint4 load_elements(const T* from, int left) {
   return make_uint4(word[0], word[1], word[2], word[3]);
 }
 
-// `Lines` rows or columns of the product, loaded by the block's first `Loaders` threads.
+// `Lines` rows or columns of the product, loaded by the block's first `Loaders` threads, each one chunk of every kPass-th row.
 template <class T, int Lines, int Loaders, bool KMajor, bool Gathered, bool Split = false> struct Operand {
   static constexpr bool k_major = KMajor, gathered_rows = Gathered;
   static constexpr int kPass = Loaders / 8, kChunks = Lines < kPass ? 1 : Lines / kPass;   // rows loaded at a time, and this thread's chunks
   static constexpr int kKept = KMajor ? kChunks : kStep<T> / kPass;        // rows that this thread loads chunks of
+  // What is gathered along the product's rows stays the same all along K: where it lies; along K, the next step's rows.
+  static constexpr bool kPointers = KMajor && Gathered;
 
   const T* first;
   const T* second;                               // Split: the matrix of the tile's second half; else that of the second half of K
@@ -46,50 +46,62 @@ template <class T, int Lines, int Loaders, bool KMajor, bool Gathered, bool Spli
   const int* gather;                             // row r of the matrix is row gather[from + r] of memory
   int from;
   bool aligned;
-  int gathered[kKept];                           // those rows; the next step's, where MN-major
+  const T* pointers[kPointers ? kKept : 1];
+  int gathered[kPointers ? 1 : kKept];
 
+  PTX static int chunk() { return threadIdx.x % 8 * kLanes<T>; }
   PTX static int row(int k, int i) {
     const int r = int(threadIdx.x) / 8 + i * kPass;
     return KMajor ? r % (Split ? Lines / 2 : Lines) : k + r;
   }
   PTX void find_gathered(int k) {
 #pragma unroll
-    for (int i = 0; i < kKept; i++) gathered[i] = row(k, i) < rows ? gather[from + row(k, i)] : -1;
+    for (int i = 0; i < kKept; i++) {
+      const int found = gather[from + min(row(k, i), rows - 1)];
+      if constexpr (kPointers) pointers[i] = first + found * stride + chunk();
+      else gathered[i] = found;
+    }
   }
-  // In memory; -1 past the end.
-  PTX int find(int k, int i) const {
-    if (!Gathered) return row(k, i) < rows ? row(k, i) : -1;
-    int found = gathered[0];
-#pragma unroll
-    for (int j = 1; j < kKept; j++)
-      if (i == j) found = gathered[j];
-    return found;
+  // Where chunk number i of the step is, of `found`, its row in memory.
+  PTX const T* place(int k, int i, bool in_second, int found) const {
+    const T* const matrix = (Split ? i >= kChunks / 2 : in_second) ? second : first;
+    return matrix + found * stride + (KMajor ? k : i / kKept * kStep<T>) + chunk();
+  }
+  // Of a step that is whole. Past the last row is the last again: what comes of it is not kept.
+  PTX const T* find(int k, int i, bool in_second) const {
+    if constexpr (kPointers) return pointers[i] + k;
+    else if constexpr (Gathered) return place(k, i, in_second, gathered[i % kKept]);
+    else return place(k, i, in_second, min(row(k, i % kKept), rows - 1));
+  }
+  // How many of the chunk's elements there are.
+  PTX int left(int k, int i) const {
+    if (row(k, i % kKept) >= rows) return 0;
+    return max(0, min(kLanes<T>, columns - (KMajor ? k : i / kKept * kStep<T>) - chunk()));
   }
 
   // Before a tile's first step.
   PTX void begin() {
     aligned = ((reinterpret_cast<uint64_t>(first) | reinterpret_cast<uint64_t>(second) | uint64_t(stride) * sizeof(T)) & 15) == 0;
-    if (Gathered) find_gathered(0);
+    if (Gathered && rows > 0) find_gathered(0);
   }
 
-  // The step that begins at `k` of the first or the second matrix. Each thread takes one chunk of every kPass-th row.
+  // The step that begins at `k` of the first or the second matrix.
   PTX void load(uint32_t to, int k, bool in_second) {
-    const int chunk = threadIdx.x % 8, r = threadIdx.x / 8;
+    const int r = threadIdx.x / 8;
     if (Lines < kPass && r >= Lines) return;
-    auto load_chunk = [&](int i, bool whole) {
-      const int in_memory = find(k, i % kKept), column = (KMajor ? k : i / kKept * kStep<T>) + chunk * kLanes<T>;
-      const int left = in_memory < 0 ? 0 : max(0, min(kLanes<T>, columns - column));
-      const T* from = ((Split ? i >= kChunks / 2 : in_second) ? second : first) + in_memory * stride + column;     // not read where nothing is left
-      const uint32_t slot = to + swizzle_chunk(r + i * kPass, chunk);
-      if (whole) cp_async_16(slot, from, left * int(sizeof(T)));
-      else st_shared_16(slot, load_elements(from, left));
-    };
-    if (aligned) {
+    auto slot = [&](int i) { return to + swizzle_chunk(r + i * kPass, threadIdx.x % 8); };
+    const bool whole = KMajor ? k + kStep<T> <= columns : columns >= Lines && k + kStep<T> <= rows;
+    if (aligned && whole) {
 #pragma unroll
-      for (int i = 0; i < kChunks; i++) load_chunk(i, true);
+      for (int i = 0; i < kChunks; i++) cp_async_16(slot(i), find(k, i, in_second), 16);
     } else {
 #pragma unroll 1                                 // small rather than fast
-      for (int i = 0; i < kChunks; i++) load_chunk(i, false);
+      for (int i = 0; i < kChunks; i++) {
+        const int count = left(k, i), at = row(k, i % kKept);
+        const T* const from_there = place(k, i, in_second, count == 0 ? 0 : Gathered ? gather[from + at] : at);
+        if (aligned) cp_async_16(slot(i), from_there, count * int(sizeof(T)));
+        else st_shared_16(slot(i), load_elements(from_there, count));
+      }
     }
     if (!KMajor && Gathered) find_gathered(k + kStep<T>);      // ahead, so that the next step's copies need not wait for them
   }

@@ -21,6 +21,8 @@ KERNEL(experts_down_mma_128x128_bf16, ExpertsDown, 256, experts::kResident, expe
 KERNEL(experts_down_mma_128x128_f16, ExpertsDown, 256, experts::kResident, experts::mma<experts::Down, f16, 128>(p))
 KERNEL(experts_dinner_mma_128x128_bf16, ExpertsDinner, 256, experts::kResident, experts::mma<experts::Dinner, bf16, 128>(p))
 KERNEL(experts_dinner_mma_128x128_f16, ExpertsDinner, 256, experts::kResident, experts::mma<experts::Dinner, f16, 128>(p))
+KERNEL(experts_dinner_gated_mma_128x128_bf16, ExpertsDinner, 256, experts::kResident, experts::mma<experts::DinnerGated, bf16, 128>(p))
+KERNEL(experts_dinner_gated_mma_128x128_f16, ExpertsDinner, 256, experts::kResident, experts::mma<experts::DinnerGated, f16, 128>(p))
 KERNEL(experts_dx_mma_128x128_bf16, ExpertsDx, 256, experts::kResident, experts::mma<experts::Dx, bf16, 128>(p))
 KERNEL(experts_dx_mma_128x128_f16, ExpertsDx, 256, experts::kResident, experts::mma<experts::Dx, f16, 128>(p))
 KERNEL(experts_dfc1_mma_128x128_bf16, ExpertsDfc1, 256, 1, experts::mma<experts::Dfc1, bf16, 128>(p))

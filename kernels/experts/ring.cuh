@@ -9,11 +9,13 @@ constexpr int kBox = 64 * 128;                    // bytes that one tensor-map l
 
 template <int Lines> struct Ring {
   static constexpr int kStage = Lines * 128, kBoxes = kStage / kBox, kStages = Lines > 256 ? 4 : 6;
-  static constexpr int kBars = kStages * kStage, kBytes = kBars + 2 * kStages * 8;
+  static constexpr int kBars = kStages * kStage, kBytes = kBars + 128;
   uint32_t base;
 
-  PTX uint32_t stage(int step) const { return base + step % kStages * kStage; }
-  PTX uint32_t full(int step) const { return base + kBars + step % kStages * 8; }
+  PTX static uint32_t number(int step) { return uint32_t(step) % kStages; }
+  PTX static uint32_t round(int step) { return uint32_t(step) / kStages & 1; }
+  PTX uint32_t stage(int step) const { return base + number(step) * kStage; }
+  PTX uint32_t full(int step) const { return base + kBars + number(step) * 8; }
   PTX uint32_t empty(int step) const { return full(step) + kStages * 8; }
   // By one thread; the block meets before anyone uses it. `arrivals`: of the fillers, for each stage.
   PTX void init(int arrivals) const {
@@ -23,10 +25,10 @@ template <int Lines> struct Ring {
     }
     mbarrier_init_fence();
   }
-  PTX bool is_empty(int step) const { return mbarrier_test_wait(empty(step), uint32_t(step / kStages & 1) ^ 1); }
-  PTX void wait_empty(int step) const { mbarrier_wait(empty(step), uint32_t(step / kStages & 1) ^ 1); }
-  PTX void wait_full(int step) const { mbarrier_wait(full(step), uint32_t(step / kStages & 1)); }
-  // By a warp that has read the stage; `loaded`: by loads too, of what tensor maps bring.
+  PTX bool is_empty(int step) const { return mbarrier_test_wait(empty(step), round(step) ^ 1); }
+  PTX void wait_empty(int step) const { mbarrier_wait(empty(step), round(step) ^ 1); }
+  PTX void wait_full(int step) const { mbarrier_wait(full(step), round(step)); }
+  // By a warp that has read the stage; `loaded`: by loads too, where tensor maps may write next.
   PTX void release(int step, bool loaded) const {
     if (loaded) fence_reads();
     __syncwarp();

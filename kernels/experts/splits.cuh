@@ -20,13 +20,13 @@ template <class Block, int Pass, class Job> PTX bool add_parts(const Job& job, i
   const int columns = job.p.width;
   float* const parts = s.parts + int64_t(job.tile.pair) * columns + job.tile.column + column;
   for (int row = first; row < job.rows; row += Pass)
-    store_row<false>(parts + split * s.stride + int64_t(row) * columns, left, load_four(finished + row * Block::kStride + column));
+    store_row(parts + split * s.stride + int64_t(row) * columns, left, load_four(finished + row * Block::kStride + column));
   if (!last_block(s.arrived + number, s.count)) return false;
   for (int row = first; row < job.rows; row += Pass) {
     const float* part = parts + int64_t(row) * columns;
-    float4 whole = load_row<false>(part, left);
+    float4 whole = load_row(part, left);
 #pragma unroll 4
-    for (int i = 1; i < s.count; i++) whole = whole + load_row<false>(part += s.stride, left);
+    for (int i = 1; i < s.count; i++) whole = whole + load_row(part += s.stride, left);
     store_four(finished + row * Block::kStride + column, whole);
   }
   return true;

@@ -1,4 +1,4 @@
-// ldmatrix and mma.sync: a warp's fragments gathered into matrices, multiplied, and scattered again.
+// ldmatrix, stmatrix and mma.sync: a warp's fragments gathered into matrices, multiplied, and scattered again.
 #pragma once
 #include "host/tma.hpp"
 
@@ -19,6 +19,22 @@ inline void ldmatrix_x4(uint32_t* out, uint32_t address, bool transpose, Site at
         static_cast<Slot*>(all[l])->out[m] = transpose ? half(r, l / 4) | half(r + 1, l / 4) << 16 : row(8 * m + l / 4)[l % 4];
       }
   });
+}
+
+// Each lane writes its own words when it goes on: until lanes have met again, another may not see them.
+inline void stmatrix_x4(uint32_t address, const std::array<uint32_t, 4>& words, Site at) {
+  struct Slot {
+    uint32_t row, to[4];
+  } slot{address, {}};
+  shared(address, 16, 16, "stmatrix", at);
+  collective(~0u, "stmatrix", &slot, at, [](void** all) {
+    for (int l = 0; l < 32; l++)
+      for (int m = 0; m < 4; m++) static_cast<Slot*>(all[l])->to[m] = static_cast<Slot*>(all[8 * m + l / 4])->row + uint32_t(l % 4 * 4);
+  });
+  for (size_t m = 0; m < 4; m++) {
+    memcpy(self->block->window + slot.to[m], &words[m], 4);
+    mark_generic_write(self, slot.to[m], 4);
+  }
 }
 
 // D[16][8] += A[16][K] * B[K][8]. `load_a` and `load_b` put a lane's registers where they belong; g = lane / 4 and t = lane % 4.

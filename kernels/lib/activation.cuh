@@ -3,7 +3,17 @@
 
 // The activation functions and their slopes, numbered as `Activation::ALL`: 0 relu, 1 quick_gelu, 2 gelu, 3 silu. NaN stays NaN.
 struct Activated { float value, slope; };
-struct FourActivated { float4 value, slope; };
+
+// The greater, or NaN if one is.
+#if defined(__CUDACC__)
+PTX float max_nan(float a, float b) {
+  float r;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
+  return r;
+}
+#else
+PTX float max_nan(float a, float b) { return a <= b ? b : a; }
+#endif
 
 // Rough: within some 2 units in the last place of f32, without branches, for what is rounded to 16 bits.
 #if defined(__CUDACC__)
@@ -17,31 +27,30 @@ template <bool> PTX float exponential(float x) { return expf(x); }
 template <bool> PTX float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 #endif
 
-PTX Activated relu(float x) { return x <= 0.0f ? Activated{0.0f, 0.0f} : Activated{x, 1.0f}; }
-template <bool Rough> PTX Activated gelu(float x) {
-  const float s = 0.5f * (1.0f + erff(x * 0.707106781f));
-  return {x * s, s + x * 0.398942280f * exponential<Rough>(-0.5f * x * x)};
-}
-template <bool Rough> PTX Activated swish(float k, float x) {
-  const float s = sigmoid<Rough>(k * x);
-  return {x * s, s + k * x * s * (1.0f - s)};
-}
+struct Relu {
+  PTX Activated operator()(float x) const { return {max_nan(x, 0.0f), x <= 0.0f ? 0.0f : 1.0f}; }
+};
+struct ReluOfItself {                            // where what is kept went through it already
+  PTX Activated operator()(float x) const { return {x, x <= 0.0f ? 0.0f : 1.0f}; }
+};
+template <bool Rough> struct Gelu {
+  PTX Activated operator()(float x) const {
+    const float s = 0.5f * (1.0f + erff(x * 0.707106781f));
+    return {x * s, s + x * 0.398942280f * exponential<Rough>(-0.5f * x * x)};
+  }
+};
+template <bool Rough> struct Swish {             // quick_gelu and silu
+  float k;
+  PTX Activated operator()(float x) const {
+    const float s = sigmoid<Rough>(k * x);
+    return {x * s, s + k * x * s * (1.0f - s)};
+  }
+};
 PTX float steepness(int activation) { return activation == 1 ? 1.702f : 1.0f; }
 
 // Inlined, so that what a caller does not use is not computed.
 PTX Activated activate(int activation, float x) {
-  if (activation == 0) return relu(x);
-  if (activation == 2) return gelu<false>(x);
-  return swish<false>(steepness(activation), x);
-}
-
-// Of four, which the compiler interleaves: what is chosen is chosen once.
-PTX FourActivated four(Activated x, Activated y, Activated z, Activated w) {
-  return {{x.value, y.value, z.value, w.value}, {x.slope, y.slope, z.slope, w.slope}};
-}
-template <bool Rough> PTX FourActivated activate_four(int activation, float4 v) {
-  if (activation == 0) return four(relu(v.x), relu(v.y), relu(v.z), relu(v.w));
-  if (activation == 2) return four(gelu<Rough>(v.x), gelu<Rough>(v.y), gelu<Rough>(v.z), gelu<Rough>(v.w));
-  const float k = steepness(activation);
-  return four(swish<Rough>(k, v.x), swish<Rough>(k, v.y), swish<Rough>(k, v.z), swish<Rough>(k, v.w));
+  if (activation == 0) return Relu{}(x);
+  if (activation == 2) return Gelu<false>{}(x);
+  return Swish<false>{steepness(activation)}(x);
 }

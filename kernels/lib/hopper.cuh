@@ -40,6 +40,11 @@ PTX void tma_load_3d(uint32_t to, const TensorMap* map, int x, int y, int z, uin
   asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];"
                ::"r"(to), "l"(map), "r"(bar), "r"(x), "r"(y), "r"(z) : "memory");
 }
+// Four matrices of 8 by 8 of 16 bits: thread number t gives the address of row t % 8 of matrix t / 8, and of row t / 4 of each the two
+// elements from 2 (t % 4) on.
+PTX void stmatrix_x4(uint32_t to, uint32_t m0, uint32_t m1, uint32_t m2, uint32_t m3) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(to), "r"(m0), "r"(m1), "r"(m2), "r"(m3) : "memory");
+}
 template <int N> PTX void setmaxnreg_inc() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N)); }
 template <int N> PTX void setmaxnreg_dec() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)); }
 #endif
@@ -64,6 +69,9 @@ PTX void fence_reads() {}
 PTX void tma_load_2d(uint32_t to, const TensorMap* map, int x, int y, uint32_t bar, EMULATED_AT) { emulate::tma_load(to, map, {x, y}, 2, bar, at); }
 PTX void tma_load_3d(uint32_t to, const TensorMap* map, int x, int y, int z, uint32_t bar, EMULATED_AT) {
   emulate::tma_load(to, map, {x, y, z}, 3, bar, at);
+}
+PTX void stmatrix_x4(uint32_t to, uint32_t m0, uint32_t m1, uint32_t m2, uint32_t m3, EMULATED_AT) {
+  emulate::stmatrix_x4(to, {m0, m1, m2, m3}, at);
 }
 template <int N> PTX void setmaxnreg_inc() {}
 template <int N> PTX void setmaxnreg_dec() {}

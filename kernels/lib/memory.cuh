@@ -14,6 +14,12 @@ PTX uint4 ld_shared_16(uint32_t from) {
   asm volatile("ld.shared.v4.b32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(from) : "memory");
   return v;
 }
+// Nothing is known of an address any more, so that what is computed from it is not kept.
+template <class T> PTX void opaque(T*& p) { asm volatile("" : "+l"(p)); }
+// The compiler may take a plain store of 16 bytes apart.
+PTX void st_global_16(void* to, uint4 v) {
+  asm volatile("st.global.v4.b32 [%0], {%1,%2,%3,%4};" ::"l"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+}
 #else
 PTX uint32_t shared_u32(const void* p, EMULATED_AT) { return emulate::shared_address(p, at); }
 PTX void bar_sync(int id, int threads, EMULATED_AT) { emulate::barrier(unsigned(id), unsigned(threads), true, at); }
@@ -27,6 +33,8 @@ PTX uint4 ld_shared_16(uint32_t from, EMULATED_AT) {
   memcpy(&v, emulate::shared(from, 16, 16, "ld.shared", at), 16);
   return v;
 }
+template <class P> PTX void opaque(P&) {}
+PTX void st_global_16(void* to, uint4 v) { *static_cast<uint4*>(to) = v; }
 #endif
 
 // cp_async_16 copies `filled` (0 to 16) bytes and zeroes the rest of the 16.

@@ -44,6 +44,25 @@ template <bool Right> PTX void ldmatrix_after_write(const Planted& p) {
     if (i < 128) p.out[i] = int(r[m]);
   }
 }
+// After stmatrix, whose rows other lanes read.
+template <bool Right> PTX void stmatrix_before_read(const Planted& p) {
+  DYNAMIC_SHARED(smem);
+  unsigned t = threadIdx.x, lane = t % 32, first = t / 32 * 32;
+  uint32_t rows = shared_u32(smem) + first * 16, w = first * 4 + lane;
+  stmatrix_x4(rows + lane * 16, w, w + 32, w + 64, w + 96);    // lane number l: word l of matrix m is 32 m + l
+  if (Right) __syncwarp();
+  uint4 v = ld_shared_16(rows + (lane + 8) % 32 * 16);
+  const uint32_t got[4] = {v.x, v.y, v.z, v.w};
+  for (unsigned e = 0; e < 4; e++) {
+    unsigned i = (first + (lane + 8) % 32) * 4 + e;
+    if (i < 128) p.out[i] = int(got[e]);
+  }
+}
+template <bool Right> PTX void stmatrix_bounds(const Planted& p) {
+  DYNAMIC_SHARED(smem);
+  stmatrix_x4(shared_u32(smem) + 4096 - (Right ? 32 : 31) * 16 + threadIdx.x % 32 * 16, 0, 0, 0, 0);
+  p.out[threadIdx.x] = int(threadIdx.x);
+}
 // Groups of cp.async left to come: one too many.
 template <bool Right> PTX void cp_async_groups(const Planted& p) {
   DYNAMIC_SHARED(smem);
@@ -154,6 +173,10 @@ KERNEL(right_syncwarp, Planted, 128, 1, faults::syncwarp<true>(p))
 KERNEL(fault_syncwarp, Planted, 128, 1, faults::syncwarp<false>(p))
 KERNEL(right_ldmatrix_after_write, Planted, 128, 1, faults::ldmatrix_after_write<true>(p))
 KERNEL(fault_ldmatrix_after_write, Planted, 128, 1, faults::ldmatrix_after_write<false>(p))
+HOPPER_KERNEL(right_stmatrix_before_read, Planted, 128, 1, faults::stmatrix_before_read<true>(p))
+HOPPER_KERNEL(fault_stmatrix_before_read, Planted, 128, 1, faults::stmatrix_before_read<false>(p))
+HOPPER_KERNEL(right_stmatrix_bounds, Planted, 128, 1, faults::stmatrix_bounds<true>(p))
+HOPPER_KERNEL(fault_stmatrix_bounds, Planted, 128, 1, faults::stmatrix_bounds<false>(p))
 KERNEL(right_cp_async_groups, Planted, 128, 1, faults::cp_async_groups<true>(p))
 KERNEL(fault_cp_async_groups, Planted, 128, 1, faults::cp_async_groups<false>(p))
 KERNEL(right_cp_async_alignment, Planted, 128, 1, faults::cp_async_alignment<true>(p))

@@ -11,7 +11,7 @@ use super::args::*;
 use super::driver::{Pointer, Shape};
 use super::limits::{instance, most_tiles, present};
 use super::maps::Mapped;
-use super::plan::{Engine, Tile};
+use super::plan::{Engine, Product, Tile};
 use crate::config::{Activation, MoeConfig};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -38,7 +38,7 @@ pub unsafe fn up(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &ExpertsUp, 
     let a = args;
     check(pairs, [a.width, a.expert_width, a.experts], &a.pairs)?;
     check_activation(a.activation)?;
-    check_folded(a.folded, a.activation, a.experts_weights.glu_weight)?;
+    check_folded(a.folded, a.activation, a.experts_weights.glu_weight, ("inner", a.inner))?;
     check_stride(a.x_stride, a.width)?;
     splits::expect_whole(tile)?;
     splits::expect_cleared(tile, a.counters, a.arrived)?;
@@ -54,14 +54,14 @@ pub unsafe fn up(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &ExpertsUp, 
     let biases = [weights.fc1_bias, weights.glu_bias, shared.fc1_bias, shared.glu_bias].map(|bias| ("a bias", bias));
     let outputs = [("inner", a.inner), ("glu", a.glu), ("hidden", a.hidden)];
     expect_aligned(tile, [a.width, a.expert_width], &[&outputs[..], &biases].concat())?;
-    let (kernel, columns) = if gated { ("up_gated", tile.columns / 2) } else { ("up", tile.columns) };
+    let columns = if gated { tile.columns / 2 } else { tile.columns };
     let tiles = pair_tiles(pairs, a.experts, has_shared, a.expert_width, tile.rows, columns)?;
     let weights = Mapped::first(&a.experts_weights, &a.shared_weights);
     let mapped =
         Mapped { pairs: [0; 2], weights, weight: [a.expert_width, a.width], count: a.experts, pair_width: a.expert_width };
     let args = ExpertsUp { maps: maps(queue, dtype, tile, &mapped, pairs)?, ..*a };
     // SAFETY: the caller's promise.
-    unsafe { launch(queue, kernel, dtype, tile, tiles, &args) }
+    unsafe { launch(queue, Product::Up.name(gated), dtype, tile, tiles, &args) }
 }
 
 /// Launches `down` over at most `pairs` pairs.
@@ -108,7 +108,7 @@ pub unsafe fn dinner(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &Experts
     if a.folded == 0 {
         present(&[("weighted", a.weighted)])?;
     }
-    check_folded(a.folded, a.activation, a.glu)?;
+    check_folded(a.folded, a.activation, a.glu, ("weighted", a.weighted))?;
     if (a.glu == 0) != (a.dglu == 0) {
         return Err(Error::Refused("dinner needs both glu and dglu, or neither".into()));
     }
@@ -128,7 +128,7 @@ pub unsafe fn dinner(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &Experts
     };
     let args = ExpertsDinner { maps: maps(queue, dtype, tile, &mapped, pairs)?, ..*a };
     // SAFETY: the caller's promise.
-    unsafe { launch(queue, "dinner", dtype, tile, tiles, &args) }
+    unsafe { launch(queue, Product::Dinner.name(args.glu != 0), dtype, tile, tiles, &args) }
 }
 
 /// Launches `dx` over at most `pairs` pairs.
@@ -299,12 +299,16 @@ fn check_activation(number: i32) -> Result<()> {
     }
 }
 
-fn check_folded(folded: i32, activation: i32, glu: Pointer) -> Result<()> {
-    if folded == 0 || (activation == Activation::Relu as i32 && glu == 0) {
-        Ok(())
-    } else {
-        Err(Error::Refused("weights are folded into the hidden layer of plain relu experts alone".into()))
+/// Folded, there is nothing but the weighted hidden layer: `other` is written by layers alone whose weights are not.
+fn check_folded(folded: i32, activation: i32, glu: Pointer, other: (&str, Pointer)) -> Result<()> {
+    if folded == 0 {
+        return Ok(());
     }
+    if activation != Activation::Relu as i32 || glu != 0 {
+        return Err(Error::Refused("weights are folded into the hidden layer of plain relu experts alone".into()));
+    }
+    let (what, at) = other;
+    if at == 0 { Ok(()) } else { Err(Error::Refused(format!("{what} is not written where weights are folded: expected none"))) }
 }
 
 fn check_stride(stride: i64, width: i32) -> Result<()> {

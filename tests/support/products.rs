@@ -88,7 +88,7 @@ fn folded_forward<T: Element>(s: &Setup<T>, up: &ExpertsUp, down: &ExpertsDown, 
     let (d, f, p, pairs) = (s.case.width, s.case.expert_width, s.case.pairs(), s.case.before + s.case.pairs() + SPARE);
     let room = |width: usize| s.device.room::<T>(s.case.offset, s.case.before * width, (p + SPARE) * width);
     let (weighted, out) = (room(f), room(d));
-    let up = ExpertsUp { hidden: weighted.at(), folded: 1, ..*up };
+    let up = ExpertsUp { hidden: weighted.at(), inner: 0, folded: 1, ..*up };
     let down = ExpertsDown { hidden: weighted.at(), out: out.at(), folded: 1, ..*down };
     unsafe {
         experts::up(&s.device.queue(), T::DTYPE, s.case.whole_tile(T::DTYPE), &up, pairs).unwrap();

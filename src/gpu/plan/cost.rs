@@ -6,8 +6,8 @@
 //! - the operands' way from the second-level cache, (rows + columns) · K elements a tile, at a multiprocessor's share of the cache's
 //!   bandwidth, or at what its blocks have on the way over the memory's latency, if that is less;
 //!
-//! and then, once for every c tiles, what nothing hides: the epilogue (instructions of each element of the product), the ring's or the
-//! pipeline's first step, and where K is split the parts' way through memory. The whole is no shorter than each tensor once through the
+//! and then, once for every c tiles, what nothing hides: what is left of the epilogue (instructions of each element of the product), the
+//! ring's or the pipeline's first step, and where K is split the parts' way through memory. The whole is no shorter than each tensor once through the
 //! memory, and than the deepest tile alone; a launch is added.
 //!
 //! What is bound by two of these at once takes longer than by either, and that is not in here. So a prediction is rather a lower bound of
@@ -50,6 +50,8 @@ pub(super) const LAUNCH: f64 = 1.5e-6;
 const LATENCY: f64 = 1.0e-6;
 /// Instructions a second of a multiprocessor: 4 warps of 32 lanes at about 1.75 GHz.
 const INSTRUCTIONS: f64 = 4.0 * 32.0 * 1.75e9;
+/// Instructions of each element that goes through shared memory as f32; counted by eye.
+const THROUGH_SHARED: f64 = 5.0;
 
 /// The share of the card's peak that the main loop reaches: with tiles of 128 by 256 and no multicast 704 of 763 TFLOP/s (fast.cu's ladder);
 /// gathering costs 6.3 % along M and 8.5 % along K (SonicMoE). On Hopper `mma.sync` reaches 63 % of the peak (Luo et al., 2024), and from
@@ -76,20 +78,18 @@ fn efficiency(tile: Tile, product: Product, arch: Arch) -> f64 {
     }
 }
 
-/// Instructions of each element of the product in its epilogue: through shared memory, then what becomes of it; counted by eye.
-fn instructions(product: Product) -> f64 {
-    match product {
-        Product::Up => 9.0,
-        Product::Down | Product::Dx => 6.0,
-        Product::Dinner => 18.0,
-        Product::Dfc1 | Product::Dfc2 => 7.0,
-    }
-}
+/// The share of its instructions' rate that a warp reaches which has its scheduler to itself.
+const ALONE: f64 = 0.6;
 
-/// The share of an epilogue that nothing else hides, beside what other blocks of the multiprocessor do meanwhile: of `wgmma`'s two groups
-/// that multiply, one can while the other is in its epilogue, and half of that is expected.
-fn shown(engine: Engine) -> f64 {
-    if engine == Engine::Wgmma { 0.5 } else { 1.0 }
+/// Seconds of a tile's epilogue that nothing else hides, beside what other blocks of the multiprocessor do meanwhile. Of `wgmma`'s two groups
+/// that multiply, the second is behind by a step of the first's, which `step` seconds of all tensor cores are enough for: so long the one
+/// multiplies while the other finishes. The other engines' warps finish together, by way of shared memory.
+fn epilogue(tile: Tile, instructions: f64, step: f64) -> f64 {
+    let elements = (tile.rows * tile.columns) as f64;
+    match tile.engine {
+        Engine::Wgmma => (instructions * elements / 2.0 / (INSTRUCTIONS * ALONE) - step).max(0.0),
+        Engine::Mma | Engine::Ffma => (instructions + THROUGH_SHARED) * elements / INSTRUCTIONS,
+    }
 }
 
 /// Seconds, and why so many.
@@ -147,12 +147,13 @@ pub(super) fn cost(card: &Card, shared_bytes: u32, product: Product, tile: Tile,
     let on_the_way = together * f64::from(block.shared_bytes) * 2.0 / 3.0 / LATENCY;
     let feed = (rows + columns) * element / splits / (card.cache / multiprocessors).min(on_the_way);
 
-    let instructions = shown(tile.engine) * instructions(product) * rows * columns / INSTRUCTIONS;
+    let step = 2.0 * 64.0 * columns * 64.0 / peak;
+    let epilogue = epilogue(tile, work.instructions, step);
     // A tile's last block reads every part.
     let parts = (1.0 + splits) * rows * columns * 4.0 / (card.cache / multiprocessors) + 2.0 * LATENCY;
     let parts = if tile.splits > 1 { parts } else { 0.0 };
     let first = if tile.engine == Engine::Wgmma { LATENCY / waves.max(1.0) } else { LATENCY };
-    let after = (waves / together).ceil() * (instructions + parts + first);
+    let after = (waves / together).ceil() * (epilogue + parts + first);
 
     let longest = |each: f64| (waves * each * work.depth).max(each * work.deepest) + after;
     let memory = work.bytes / card.memory;

@@ -1,7 +1,7 @@
 //! The experts' six products as the plan sees them: how many tiles, how deep, and what they move.
 
 use super::tile::Tile;
-use crate::config::MoeConfig;
+use crate::config::{Activation, MoeConfig};
 use crate::dtype::DType;
 use crate::gpu::moe::Sizes;
 
@@ -35,6 +35,7 @@ impl Product {
             Product::Up if gated => "up_gated",
             Product::Up => "up",
             Product::Down => "down",
+            Product::Dinner if gated => "dinner_gated",
             Product::Dinner => "dinner",
             Product::Dx => "dx",
             Product::Dfc1 => "dfc1",
@@ -66,6 +67,7 @@ pub(super) struct Load {
     pub width: usize,
     pub expert_width: usize,
     pub gated: bool,
+    pub activation: Activation,
     /// See [`crate::gpu::experts::folds`].
     pub folded: bool,
     pub element: usize,
@@ -83,6 +85,8 @@ pub(super) struct Work {
     pub depth: f64,
     /// The deepest tile's.
     pub deepest: f64,
+    /// Instructions of a thread for each element of the product, once it is summed.
+    pub instructions: f64,
     /// Of a product without any loss to tiles.
     pub flops: f64,
     /// Each tensor once.
@@ -99,6 +103,7 @@ impl Load {
             width: config.width,
             expert_width: config.experts.width,
             gated: config.experts.gated,
+            activation: config.experts.activation,
             folded: crate::gpu::experts::folds(config, dtype),
             element: dtype.bytes(),
             rows: sizes.rows,
@@ -113,6 +118,26 @@ impl Load {
     /// Sums over segments.
     fn sum(&self, each: impl Fn(usize) -> usize) -> f64 {
         self.segments.iter().map(|s| s.experts as f64 * each(s.pairs) as f64).sum()
+    }
+
+    /// What finishing an element takes, as NVRTC 13.0 compiles engine `wgmma` for sm_90a: counted in its machine code, per thread and tile.
+    fn instructions(&self, product: Product) -> f64 {
+        let activation = match self.activation {
+            Activation::Relu => 1.0,
+            Activation::QuickGelu | Activation::Silu => 9.0,
+            Activation::Gelu => 26.0,
+        };
+        match product {
+            Product::Up if self.folded => 5.0,
+            // Two elements of the product are one of the hidden layer.
+            Product::Up if self.gated => (12.0 + activation) / 2.0,
+            Product::Up => 9.0 + activation,
+            Product::Dinner if self.folded => 7.0,
+            Product::Dinner if self.gated => 16.0 + 1.1 * activation,
+            Product::Dinner => 12.0 + 1.2 * activation,
+            Product::Down => 4.0,
+            Product::Dx | Product::Dfc1 | Product::Dfc2 => 2.5,
+        }
     }
 
     /// The product with that tile.
@@ -147,16 +172,17 @@ impl Load {
         // An expert's weights are read only where it has pairs; all its gradients are written.
         let experts = if product.is_over_pairs() { self.sum(|pairs| pairs.min(1)) } else { self.sum(|_| 1) };
         let bytes = (moved + experts * df * maps_of as f64) * self.element as f64;
+        let instructions = self.instructions(product);
         if product.is_over_pairs() {
             let across = columns.div_ceil(tile.columns) as f64;
             let tiles = self.sum(|pairs| pairs.div_ceil(tile.rows)) * across;
-            return Work { tiles, depth, deepest: depth, flops, bytes };
+            return Work { tiles, depth, deepest: depth, instructions, flops, bytes };
         }
         let down = if product == Product::Dfc1 { self.expert_width } else { self.width }.div_ceil(tile.rows);
         let each = (down * columns.div_ceil(tile.columns) * maps_of) as f64;
         let tiles = self.sum(|_| 1) * each;
         let deepest = self.segments.iter().filter(|s| s.experts > 0).map(|s| whole(s.pairs)).fold(0.0, f64::max);
         let depth = self.segments.iter().map(|s| s.experts as f64 * whole(s.pairs)).sum::<f64>() * each / tiles.max(1.0);
-        Work { tiles, depth, deepest, flops, bytes }
+        Work { tiles, depth, deepest, instructions, flops, bytes }
     }
 }

@@ -27,7 +27,16 @@ fn plan_of(card: &str, config: &MoeConfig, dtype: DType, tokens: usize, samples:
 
 fn load(experts: usize, pairs: usize, width: usize, expert_width: usize) -> Load {
     let segments = [Segment { experts, pairs }, Segment::default(), Segment::default()];
-    Load { width, expert_width, gated: false, folded: false, element: 2, rows: experts * pairs, segments }
+    Load {
+        width,
+        expert_width,
+        gated: false,
+        activation: Activation::Relu,
+        folded: false,
+        element: 2,
+        rows: experts * pairs,
+        segments,
+    }
 }
 
 /// Up, down and dinner, and what follows as the plan has it.
@@ -126,7 +135,7 @@ fn each_shape_gets_the_tiles_written_here() {
         ("H200", vit(768), 197, 64, true, pruned(32, 4, narrow)),
         ("H200", vit(512), 77, 64, true, pruned(32, 3, narrow)),
         ("H200", vit(1024), 257, 64, true, pruned(32, 3, narrow)),
-        ("H200", MoeConfig::feature_authors(512, 4), 64, 1, false, pruned(32, 4, wide)),
+        ("H200", MoeConfig::feature_authors(512, 4), 64, 1, false, pruned(32, 4, narrow)),
         ("H200", swiglu(768, 1024, 32, 2), 40960, 1, false, all(wide)),
         ("H200", swiglu(4096, 1024, 128, 8), 32768, 1, false, all(wide)),
         ("A100", vit(768), 197, 64, false, all(general)),
@@ -195,18 +204,18 @@ fn products_in_one_launch_take_as_long_as_by_hand() {
     let (facts, config) = (named("H200"), MoeConfig::token_authors(768));
     let tile = Tile::new(Engine::Wgmma, 128, 256);
     let chooser = Chooser::new(&facts, &config, DType::Bf16, &sizes(&config, 197, 64, false));
-    // At 790 TFLOP/s, 92 % of them, 91.5 % of that where rows are gathered along K; and half an epilogue.
+    // At 790 TFLOP/s, 92 % of them, 91.5 % of that where rows are gathered along K. An epilogue of 2.5 instructions an element takes one
+    // group less than a step of the other.
     let (elements, tensor) = (128.0 * 256.0, 790e12 / 132.0 * 0.92);
-    let epilogue = |instructions: f64| 0.5 * instructions * elements / (4.0 * 32.0 * 1.75e9);
-    let of_weights = 2.0 * elements * 3008.0 / (tensor * 0.915) + epilogue(7.0);
-    let of_dx = 2.0 * elements * 3072.0 / tensor + epilogue(6.0);
+    let of_weights = 2.0 * elements * 3008.0 / (tensor * 0.915);
+    let of_dx = 2.0 * elements * 3072.0 / tensor;
     // The first step, and a launch.
     let by_hand = 11.0 * of_weights + 6.0 * of_dx + 1e-6 + LAUNCH;
     let merged = chooser.merged(tile).seconds;
     assert!((merged / by_hand - 1.0).abs() < 1e-9, "{merged} {by_hand}");
     let apart: f64 = Product::MERGED.iter().map(|&product| chooser.cost(product, tile).seconds).sum();
     let [one_by_one, together] = [apart, merged].map(|seconds| (seconds * 1e6).round());
-    assert_eq!((one_by_one, together), (705.0, 661.0));
+    assert_eq!((one_by_one, together), (696.0, 652.0));
 }
 
 #[test]
