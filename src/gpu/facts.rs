@@ -16,15 +16,15 @@ use bytemuck::Pod;
 use std::fmt::Display;
 use std::sync::Arc;
 
-/// One fact, and whether it holds on a device.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One fact, to be tried on a device.
 pub struct Fact {
     /// Facts of one number belong together.
     pub number: u32,
     /// What is said, in a phrase.
     pub name: &'static str,
-    /// Whether it is so.
-    pub verdict: Verdict,
+    /// None where it is about another architecture.
+    run: Option<fn(&Session) -> Answer>,
+    session: Session,
 }
 
 /// Whether a fact holds.
@@ -36,24 +36,42 @@ pub enum Verdict {
     Fails(String),
     /// The device's architecture does not have what it is about.
     NotHere,
+    /// The device no longer runs anything, since a fault took its context.
+    Untried,
 }
 
-/// Tries all facts on a device, in the order of their numbers. One that fails does not keep the others from being tried.
+/// All facts, in the order of their numbers, to be tried on a device one after another.
 ///
 /// # Errors
 /// The device cannot be used at all.
-pub fn check_facts(driver: &Arc<dyn Driver>) -> Result<Vec<Fact>> {
+pub fn facts(driver: &Arc<dyn Driver>) -> Result<Vec<Fact>> {
     let session = Session::new(driver)?;
     let hopper = driver.facts().arch == Arch::HOPPER;
-    let verdict = |probe: &Probe| match probe.hopper && !hopper {
-        true => Verdict::NotHere,
-        false => match (probe.run)(&session) {
+    let of = |probe: &Probe| {
+        let run = (hopper || !probe.hopper).then_some(probe.run);
+        Fact { number: probe.number, name: probe.name, run, session: session.clone() }
+    };
+    Ok(PROBES.iter().map(of).collect())
+}
+
+impl Fact {
+    /// Whether there is anything to try here.
+    pub fn is_here(&self) -> bool {
+        self.run.is_some()
+    }
+
+    /// Tries it. One that fails does not keep the others from being tried, unless it takes the device's context with it.
+    pub fn verdict(&self) -> Verdict {
+        let Some(run) = self.run else { return Verdict::NotHere };
+        if self.session.upload(&[0u32]).and_then(|word| word.to_vec()).is_err() {
+            return Verdict::Untried;
+        }
+        match run(&self.session) {
             Ok(None) => Verdict::Holds,
             Ok(Some(difference)) => Verdict::Fails(difference),
             Err(why) => Verdict::Fails(why.to_string()),
-        },
-    };
-    Ok(PROBES.iter().map(|probe| Fact { number: probe.number, name: probe.name, verdict: verdict(probe) }).collect())
+        }
+    }
 }
 
 /// Nothing, or how the answer differs from the one that is known.
