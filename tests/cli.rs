@@ -212,8 +212,8 @@ fn a_check_names_each_fact_or_leaves_them_out() {
     let facts = "facts of the hardware: ";
     let alone = fair_moe(&["check", "--device", "emulated:1@sm_80", "--facts"]).output().unwrap();
     let (said, named) = (String::from_utf8(alone.stdout).unwrap(), String::from_utf8(alone.stderr).unwrap());
-    assert!(alone.status.success() && said.contains(facts), "{said}");
-    assert!(named.lines().count() == 12 && named.lines().all(|line| line.starts_with("fact ")), "{named}");
+    assert!(alone.status.success() && said.contains(facts) && said.contains("mma.sync adds up in f32: "), "{said}");
+    assert!(named.lines().count() == 13 && named.lines().all(|line| line.starts_with("fact ")), "{named}");
     let case = ["--dtype", "bf16", "--case", "one token"];
     let none = fair_moe(&["check", "--device", "emulated:1", "--facts", "none"]).args(case).output().unwrap();
     let (said, named) = (String::from_utf8(none.stdout).unwrap(), String::from_utf8(none.stderr).unwrap());

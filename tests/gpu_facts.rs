@@ -30,7 +30,8 @@ fn all_facts_hold_on_sm_90a() {
             let numbers: BTreeSet<u32> = found.iter().map(|fact| fact.number).collect();
             assert_eq!(numbers, (1..=13).collect());
             for fact in found {
-                assert_eq!(fact.verdict, Verdict::Holds, "seed {seed}, mode {mode}: {}. {}", fact.number, fact.name);
+                let fine = matches!(fact.verdict, Verdict::Holds | Verdict::Tells(_));
+                assert!(fine, "seed {seed}, mode {mode}: {}. {}: {:?}", fact.number, fact.name, fact.verdict);
             }
         }
     }
@@ -41,8 +42,10 @@ fn older_architectures_have_the_facts_that_are_theirs() {
     for seed in 0..support::gpu::seeds() {
         let found = facts(seed, (seed % 3) as u32, Arch(80));
         let here: Vec<_> = found.iter().filter(|fact| fact.verdict != Verdict::NotHere).collect();
-        assert_eq!(here.len(), 12);
-        for fact in here {
+        assert_eq!(here.len(), 13);
+        let (told, right): (Vec<_>, Vec<_>) = here.into_iter().partition(|fact| matches!(fact.verdict, Verdict::Tells(_)));
+        assert_eq!(told.iter().map(|fact| fact.name).collect::<Vec<_>>(), ["how mma.sync adds up in f32"]);
+        for fact in right {
             assert_eq!(fact.verdict, Verdict::Holds, "seed {seed}: {}. {}", fact.number, fact.name);
         }
     }

@@ -24,6 +24,7 @@ pub struct Fact {
     pub name: &'static str,
     /// None where it is about another architecture.
     run: Option<fn(&Session) -> Answer>,
+    told: bool,
     session: Session,
 }
 
@@ -34,6 +35,8 @@ pub enum Verdict {
     Holds,
     /// It does not: what was expected, what came, and where.
     Fails(String),
+    /// Nothing relies on it either way: what it is.
+    Tells(String),
     /// The device's architecture does not have what it is about.
     NotHere,
     /// The device no longer runs anything, since a fault took its context.
@@ -49,7 +52,7 @@ pub fn facts(driver: &Arc<dyn Driver>) -> Result<Vec<Fact>> {
     let hopper = driver.facts().arch == Arch::HOPPER;
     let of = |probe: &Probe| {
         let run = (hopper || !probe.hopper).then_some(probe.run);
-        Fact { number: probe.number, name: probe.name, run, session: session.clone() }
+        Fact { number: probe.number, name: probe.name, run, told: probe.told, session: session.clone() }
     };
     Ok(PROBES.iter().map(of).collect())
 }
@@ -68,13 +71,14 @@ impl Fact {
         }
         match run(&self.session) {
             Ok(None) => Verdict::Holds,
+            Ok(Some(answer)) if self.told => Verdict::Tells(answer),
             Ok(Some(difference)) => Verdict::Fails(difference),
             Err(why) => Verdict::Fails(why.to_string()),
         }
     }
 }
 
-/// Nothing, or how the answer differs from the one that is known.
+/// Nothing, or how the answer differs from the one that is known, or the answer where none is.
 type Answer = Result<Option<String>>;
 
 struct Probe {
@@ -82,15 +86,21 @@ struct Probe {
     name: &'static str,
     /// Whether only sm_90a has it.
     hopper: bool,
+    /// Whether its answer is none of right and wrong.
+    told: bool,
     run: fn(&Session) -> Answer,
 }
 
 const fn general(number: u32, name: &'static str, run: fn(&Session) -> Answer) -> Probe {
-    Probe { number, name, hopper: false, run }
+    Probe { number, name, hopper: false, told: false, run }
 }
 
 const fn hopper(number: u32, name: &'static str, run: fn(&Session) -> Answer) -> Probe {
-    Probe { number, name, hopper: true, run }
+    Probe { number, name, hopper: true, told: false, run }
+}
+
+const fn told(number: u32, name: &'static str, run: fn(&Session) -> Answer) -> Probe {
+    Probe { number, name, hopper: false, told: true, run }
 }
 
 const PROBES: &[Probe] = &[
@@ -111,6 +121,12 @@ const PROBES: &[Probe] = &[
     hopper(5, "a box beyond the tensor's ends counts whole and holds zeros there, x first", |s| matrices::bounds(s, [8, -3])),
     hopper(5, "a box before the tensor's start likewise", |s| matrices::bounds(s, [-5, 30])),
     hopper(5, "a box may have 256 rows", |s| matrices::rows(s, 256)),
+    hopper(5, "a box in three dimensions ends with its slice, whatever follows in memory", |s| {
+        matrices::slices(s, &[[0, 0, 1], [64, 40, 0], [32, 79, 1], [-8, -3, 2]])
+    }),
+    hopper(5, "one wholly outside counts whole and holds zeros", |s| {
+        matrices::slices(s, &[[96, 0, 0], [128, 16, 1], [0, 80, 0], [0, 128, 1], [0, 0, 3], [0, -64, 1]])
+    }),
     hopper(6, "a wait by parity passes when the phase of that parity has ended", parity),
     hopper(6, "bytes may come before they are expected", |s| matrices::rows(s, 64)),
     hopper(7, "a copy's own arrival is one of the count, after all of the thread's copies", arrive_by_copy),
@@ -127,6 +143,7 @@ const PROBES: &[Probe] = &[
     general(11, "dynamic shared memory begins at a multiple of 1024", shared_base),
     general(12, "conversions round to nearest even, and NaN becomes 0x7fff", conversions),
     general(12, "mma.sync takes the upper 19 bits of an f32 as tf32", matrices::tf32),
+    told(12, "how mma.sync adds up in f32", matrices::addition),
     general(12, "bar.arrive counts and bar.sync waits", named_barriers),
     general(12, "what is released by one block is acquired by another", handover),
     hopper(12, "griddepcontrol does nothing in an ordinary launch", |s| thread_numbers(s, "facts_dependents", 32)),

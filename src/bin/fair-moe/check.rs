@@ -136,6 +136,7 @@ fn try_facts(driver: &Arc<dyn Driver>, out: &mut dyn Write) -> Result<usize> {
             Verdict::Holds => holding += 1,
             Verdict::NotHere => elsewhere += 1,
             Verdict::Untried => untried += 1,
+            Verdict::Tells(answer) => say!(out, "fact {}, {}: {answer}", fact.number, fact.name)?,
             Verdict::Fails(why) => {
                 failing += 1;
                 say!(out, "fact {}, {}: {why}   MISS", fact.number, fact.name)?;
