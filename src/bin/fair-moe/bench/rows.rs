@@ -11,11 +11,20 @@ use std::time::Duration;
 
 /// What the JSON file holds. What is not known is null.
 #[derive(Serialize)]
-pub struct Report {
+pub struct Report<'a> {
     pub machine: Machine,
-    pub results: Vec<Row>,
+    pub results: &'a [Row],
     /// What each shape keeps of forward for backward, on a device.
-    pub saved: Vec<SavedRow>,
+    pub saved: &'a [SavedRow],
+    /// What was asked for and could not be measured.
+    pub failed: &'a [Failure],
+}
+
+#[derive(Serialize)]
+pub struct Failure {
+    /// A shape, or `ceilings`.
+    pub what: String,
+    pub why: String,
 }
 
 #[derive(Serialize)]
