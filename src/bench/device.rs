@@ -43,7 +43,14 @@ impl<L: Launches> Copies<L> {
     /// Of what reads so many bytes: enough for their inputs to be twice the cache.
     pub fn new(driver: &Arc<dyn Driver>, bytes: usize, new: impl Fn() -> Result<L>) -> Result<Self> {
         let count = (2 * driver.facts().cache_bytes as usize).div_ceil(bytes.max(1)).clamp(1, 16);
-        Ok(Self { driver: driver.clone(), copies: (0..count).map(|_| new()).collect::<Result<_>>()? })
+        let copies = (0..count).map(|_| new()).collect::<Result<Vec<L>>>()?;
+        // What each put on its own stream comes before all that the first one's stream runs on its memory.
+        for copy in &copies {
+            let queue = copy.queue();
+            // SAFETY: as above.
+            unsafe { queue.driver.synchronise(queue.stream)? };
+        }
+        Ok(Self { driver: driver.clone(), copies })
     }
 
     /// Any of them.
