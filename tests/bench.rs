@@ -270,6 +270,14 @@ fn a_shape_that_fails_does_not_keep_the_next_from_being_tried() {
     assert!(report["failed"][0]["why"].as_str().unwrap().contains("f64"), "{report}");
 }
 
+/// An emulated device has no clock.
+#[cfg(feature = "emulate")]
+#[test]
+fn an_empty_kernel_can_be_launched_and_is_not_timed_without_a_clock() {
+    let found = fair_moe::bench::empty_graph(&"emulated:1".parse().unwrap(), Duration::ZERO).unwrap();
+    assert!(found.is_none());
+}
+
 /// On a machine without any device: a hollow point for each part that computes something, and as many figures as lines.
 #[cfg(feature = "model")]
 #[test]

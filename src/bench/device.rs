@@ -28,10 +28,11 @@ pub trait Launches {
     }
 }
 
-/// What the host takes for two events, a replay and what has to be launched before it, with something to spare.
-const QUEUEING: Duration = Duration::from_micros(15);
+/// What the host takes for two events, a replay and what has to be launched before it, with much to spare: a host that is behind would
+/// be measured in place of the device.
+const QUEUEING: Duration = Duration::from_micros(50);
 /// How often a part is at most in the graph that the host gets ahead by.
-const MOST_OFTEN: usize = 256;
+const MOST_OFTEN: usize = 1024;
 
 /// As many copies of one thing as its device's second-level cache needs to be full of another one each time.
 pub struct Copies<L> {

@@ -2,7 +2,7 @@
 
 use super::ON_GPU;
 use crate::output::{announce, announced, say};
-use fair_moe::bench::{Ceilings, card_of};
+use fair_moe::bench::{Ceilings, Times, card_of, empty_graph};
 use fair_moe::gpu::driver::Facts;
 use fair_moe::{DType, Device, Element, Result};
 use std::io::Write;
@@ -14,6 +14,8 @@ pub struct Known {
     pub all: Vec<(String, Ceilings)>,
     /// What the layer's own kernels reached on a GPU in this run.
     pub reached: Option<Ceilings>,
+    /// What a graph of one empty kernel takes there.
+    pub empty: Option<Times>,
 }
 
 impl Known {
@@ -41,8 +43,12 @@ impl Known {
             return Ok(());
         }
         announce(format_args!("bench {}: ceilings", T::DTYPE));
-        let reached = Ceilings::reached::<T>(device, ON_GPU);
+        let (empty, reached) = (empty_graph(device, ON_GPU), Ceilings::reached::<T>(device, ON_GPU));
         announced();
+        self.empty = empty?;
+        if let Some(empty) = self.empty {
+            say!(out, "a graph of one empty kernel: {:.4} ms", empty.median.as_secs_f64() * 1e3)?;
+        }
         self.reached = reached?;
         let from = "a dense product and a copy by the layer's own kernels, in this run";
         self.reached.map_or(Ok(()), |reached| self.add(from, reached, T::DTYPE, out))

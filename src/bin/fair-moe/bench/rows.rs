@@ -43,6 +43,8 @@ pub struct Machine {
     /// What a dense product and a copy by the layer's own kernels reached in this run, on a GPU.
     reached_gemm_tflops: Option<f64>,
     reached_copy_gbs: Option<f64>,
+    /// What a graph of one empty kernel takes there, between two events as every part's: no part can take less.
+    empty_graph_ms: Option<f64>,
     version: &'static str,
     commit: &'static str,
 }
@@ -103,6 +105,7 @@ pub fn machine(facts: Option<&Facts>, known: &Known) -> Machine {
         copy_gbs: used.map(|c| c.bytes_per_second / 1e9),
         reached_gemm_tflops: known.reached.map(|c| c.flops_per_second / 1e12),
         reached_copy_gbs: known.reached.map(|c| c.bytes_per_second / 1e9),
+        empty_graph_ms: known.empty.map(|times| times.median.as_secs_f64() * 1e3),
         version: env!("CARGO_PKG_VERSION"),
         commit: env!("FAIR_MOE_COMMIT"),
     }
