@@ -93,14 +93,15 @@ PTX void wgmma_from_maps(const FactProbe& p) {
   put_result(d, static_cast<float*>(p.out), 128);
 }
 
-// A box of `count` bytes from (x, y), as it lies in shared memory. The bytes are awaited only after the load was issued.
-PTX void tma(const FactProbe& p) {
+// A box of `count` bytes from (x, y) or (x, y, z), as it lies in shared memory. The bytes are awaited only after the load was issued.
+template <bool ThreeD> PTX void tma(const FactProbe& p) {
   DYNAMIC_SHARED(smem);
   uint32_t tile = shared_u32(smem), bar = tile + uint32_t(p.count);
   if (threadIdx.x == 0) {
     mbarrier_init(bar, 1);
     mbarrier_init_fence();
-    tma_load_2d(tile, &p.a_map, p.x, p.y, bar);
+    if (ThreeD) tma_load_3d(tile, &p.a_map, p.x, p.y, p.z, bar);
+    else tma_load_2d(tile, &p.a_map, p.x, p.y, bar);
     mbarrier_arrive_expect_tx(bar, p.count);
   }
   __syncthreads();
@@ -218,7 +219,8 @@ HOPPER_KERNEL(facts_wgmma_wide_nn, FactProbe, 128, 1, facts_hopper::wgmma<0, 0, 
 HOPPER_KERNEL(facts_wgmma_wide_tt, FactProbe, 128, 1, facts_hopper::wgmma<1, 1, 256>(p))
 HOPPER_KERNEL(facts_wgmma_scale, FactProbe, 128, 1, facts_hopper::scale(p))
 HOPPER_KERNEL(facts_wgmma_from_maps, FactProbe, 128, 1, facts_hopper::wgmma_from_maps(p))
-HOPPER_KERNEL(facts_tma, FactProbe, 128, 1, facts_hopper::tma(p))
+HOPPER_KERNEL(facts_tma, FactProbe, 128, 1, facts_hopper::tma<false>(p))
+HOPPER_KERNEL(facts_tma_3d, FactProbe, 128, 1, facts_hopper::tma<true>(p))
 HOPPER_KERNEL(facts_parity, FactProbe, 32, 1, facts_hopper::parity(p))
 HOPPER_KERNEL(facts_arrive_by_copy, FactProbe, 128, 1, facts_hopper::arrive_by_copy(p))
 HOPPER_KERNEL(facts_pipeline, FactProbe, 256, 1, facts_hopper::pipeline<false>(p))

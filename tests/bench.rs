@@ -232,6 +232,52 @@ fn what_is_kept_for_backward_is_little_more_than_x_and_one_inner_layer() {
     assert_eq!((gated.x, gated.experts), (40960 * 768 * 2, 2 * 81920 * 1024 * 2));
 }
 
+/// A bench that is killed, as by a time limit, leaves what it measured until then.
+#[cfg(all(feature = "model", feature = "emulate"))]
+#[test]
+fn figures_are_there_as_soon_as_they_are_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("bench.json");
+    let mut bench = std::process::Command::new(env!("CARGO_BIN_EXE_fair-moe"));
+    bench.args(["bench", "--device", "emulated:1", "--dtype", "bf16", "--samples", "1", "--json"]).arg(&json);
+    // The second would take minutes.
+    bench.args(["--shape", "vit-b16-text-pruned", "olmoe"]).stdout(std::process::Stdio::null());
+    let mut bench = bench.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    while !json.exists() && bench.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    bench.kill().unwrap();
+    let named = String::from_utf8(bench.wait_with_output().unwrap().stderr).unwrap();
+    assert!(named.starts_with("bench bf16: vit-b16-text-pruned\n"), "{named}");
+    let report: serde_json::Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
+    let results = report["results"].as_array().unwrap();
+    assert!(results.len() > 10 && results.iter().all(|row| row["shape"] == "vit-b16-text-pruned"), "{report}");
+}
+
+/// No device has f64: whatever is asked for is said to have failed, and why.
+#[cfg(all(feature = "model", feature = "emulate"))]
+#[test]
+fn a_shape_that_fails_does_not_keep_the_next_from_being_tried() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("bench.json");
+    let mut bench = std::process::Command::new(env!("CARGO_BIN_EXE_fair-moe"));
+    bench.args(["bench", "--device", "emulated:1", "--dtype", "f64", "--samples", "1", "--json"]).arg(&json);
+    let output = bench.args(["--shape", "vit-b16-text-pruned", "vit-b16-text"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let report: serde_json::Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
+    let failed: Vec<_> = report["failed"].as_array().unwrap().iter().map(|failure| failure["what"].as_str().unwrap()).collect();
+    assert_eq!(failed, ["vit-b16-text-pruned", "vit-b16-text"]);
+    assert!(report["failed"][0]["why"].as_str().unwrap().contains("f64"), "{report}");
+}
+
+/// An emulated device has no clock.
+#[cfg(feature = "emulate")]
+#[test]
+fn an_empty_kernel_can_be_launched_and_is_not_timed_without_a_clock() {
+    let found = fair_moe::bench::empty_graph(&"emulated:1".parse().unwrap(), Duration::ZERO).unwrap();
+    assert!(found.is_none());
+}
+
 /// On a machine without any device: a hollow point for each part that computes something, and as many figures as lines.
 #[cfg(feature = "model")]
 #[test]

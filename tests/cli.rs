@@ -195,6 +195,32 @@ fn every_stage_agrees_with_the_reference_here() {
     }
 }
 
+/// So that whoever waits, or finds what a killed check left, knows where it is.
+#[test]
+fn a_check_names_each_case_before_it_runs() {
+    let output = fair_moe(&["check", "--device", "cpu", "--dtype", "f64", "--case", "one token", "few"]).output().unwrap();
+    let (said, named) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert!(output.status.success() && !said.contains("MISS"), "{said}");
+    assert_eq!(named.lines().collect::<Vec<_>>(), ["check f64: one token", "check f64: few"]);
+    let said = refusal(fair_moe(&["check", "--device", "cpu", "--case", "no such"]).output().unwrap());
+    assert_eq!(said, "--case must be in the name of a case, but is [\"no such\"]\n");
+}
+
+#[cfg(feature = "emulate")]
+#[test]
+fn a_check_names_each_fact_or_leaves_them_out() {
+    let facts = "facts of the hardware: ";
+    let alone = fair_moe(&["check", "--device", "emulated:1@sm_80", "--facts"]).output().unwrap();
+    let (said, named) = (String::from_utf8(alone.stdout).unwrap(), String::from_utf8(alone.stderr).unwrap());
+    assert!(alone.status.success() && said.contains(facts) && said.contains("mma.sync adds up in f32: "), "{said}");
+    assert!(named.lines().count() == 13 && named.lines().all(|line| line.starts_with("fact ")), "{named}");
+    let case = ["--dtype", "bf16", "--case", "one token"];
+    let none = fair_moe(&["check", "--device", "emulated:1", "--facts", "none"]).args(case).output().unwrap();
+    let (said, named) = (String::from_utf8(none.stdout).unwrap(), String::from_utf8(none.stderr).unwrap());
+    assert!(none.status.success() && !said.contains(facts) && said.contains("all within their bounds"), "{said}");
+    assert_eq!(named, "check bf16: one token\n");
+}
+
 #[test]
 fn info_names_the_version() {
     let output = fair_moe(&["info"]).output().unwrap();

@@ -5,13 +5,21 @@ mod support;
 
 use fair_moe::gpu::driver::emulated::{Emulated, Settings};
 use fair_moe::gpu::driver::{Arch, Driver};
-use fair_moe::gpu::facts::{Fact, Verdict, check_facts};
+use fair_moe::gpu::facts::{self, Verdict};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-fn facts(seed: u64, mode: u32, arch: Arch) -> Vec<Fact> {
+/// A fact that was tried.
+struct Tried {
+    number: u32,
+    name: &'static str,
+    verdict: Verdict,
+}
+
+fn facts(seed: u64, mode: u32, arch: Arch) -> Vec<Tried> {
     let driver: Arc<dyn Driver> = Arc::new(Emulated::new(Settings { mode, ..Settings::new(seed, arch) }));
-    check_facts(&driver).unwrap()
+    let tried = |fact: facts::Fact| Tried { number: fact.number, name: fact.name, verdict: fact.verdict() };
+    facts::facts(&driver).unwrap().into_iter().map(tried).collect()
 }
 
 #[test]
@@ -22,7 +30,8 @@ fn all_facts_hold_on_sm_90a() {
             let numbers: BTreeSet<u32> = found.iter().map(|fact| fact.number).collect();
             assert_eq!(numbers, (1..=13).collect());
             for fact in found {
-                assert_eq!(fact.verdict, Verdict::Holds, "seed {seed}, mode {mode}: {}. {}", fact.number, fact.name);
+                let fine = matches!(fact.verdict, Verdict::Holds | Verdict::Tells(_));
+                assert!(fine, "seed {seed}, mode {mode}: {}. {}: {:?}", fact.number, fact.name, fact.verdict);
             }
         }
     }
@@ -33,8 +42,10 @@ fn older_architectures_have_the_facts_that_are_theirs() {
     for seed in 0..support::gpu::seeds() {
         let found = facts(seed, (seed % 3) as u32, Arch(80));
         let here: Vec<_> = found.iter().filter(|fact| fact.verdict != Verdict::NotHere).collect();
-        assert_eq!(here.len(), 12);
-        for fact in here {
+        assert_eq!(here.len(), 13);
+        let (told, right): (Vec<_>, Vec<_>) = here.into_iter().partition(|fact| matches!(fact.verdict, Verdict::Tells(_)));
+        assert_eq!(told.iter().map(|fact| fact.name).collect::<Vec<_>>(), ["how mma.sync adds up in f32"]);
+        for fact in right {
             assert_eq!(fact.verdict, Verdict::Holds, "seed {seed}: {}. {}", fact.number, fact.name);
         }
     }

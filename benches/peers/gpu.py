@@ -9,12 +9,16 @@ bound     no layer: cuBLAS's batched product, activation and batched product on 
 The language models' (SwiGLU, no biases, from given probabilities): sparse, grouped and bound.
 Also a plain product of 8192 x 4096 x 4096 and a copy: what cuBLAS and the memory reach on this machine.
 
-All of it is eager PyTorch: the host launches each operation, and waits for the device wherever rows are counted (sparse and grouped), while
-`bench` replays graphs. The ViTs' grouped form copies its experts' weights into one tensor in each pass; the language models' does not.
+Forms for which the host need not wait (dense, bound, and the language models' grouped) are captured and replayed as graphs, as `bench`
+replays its own; where that is refused, and for the others, whose rows the host counts, it launches each operation: `mode` says which it
+was. The ViTs' grouped form copies its experts' weights into one tensor in each pass; the language models' does not.
+
+`relative_l2` is the distance of a form's output from that of the shape's first form. `tflops` counts what the pairs that are kept need, and
+the ViTs' gate, however much more a form computes; the bound has no gate.
 
 Routing is even, so that every expert is as full as can be, as in `bench`'s shapes without a suffix. Times are of the device, by events,
 medians; the second-level cache is overwritten between runs. Prints one line of JSON per form and direction; a form that cannot run says
-why. `--device cpu --shrink 32` tries all that on a machine without a GPU.
+why. `--device cpu --shrink 8` tries all that on a machine without a GPU.
 """
 import argparse
 import gc
@@ -38,14 +42,15 @@ LANGUAGE = {  # N, D, F, E, K
 
 
 def ends_of(experts, count):
-    """Where each expert's rows end, of rows sorted by expert."""
-    return torch.bincount(experts, minlength=count).cumsum(0).to(torch.int32)
+    """Where each expert's rows end, of rows sorted by expert. The host need not wait for it, as it would for torch.bincount."""
+    return torch.searchsorted(experts, torch.arange(count, device=experts.device), right=True).to(torch.int32)
 
 
 class Tower(Layer):
     """The ViTs' layer, its gate made to prefer experts t, t+1, t+2 by the first coordinates of x."""
 
     forms = ("dense", "sparse", "grouped")
+    without_waits = ("dense",)
 
     def prepare(self, x):
         with torch.no_grad():
@@ -72,6 +77,7 @@ class SwiGlu(torch.nn.Module):
     """A language model's layer from given probabilities: each row's K experts and their weights."""
 
     forms = ("sparse", "grouped")
+    without_waits = ("grouped",)
 
     def __init__(self, rows, width, expert_width, count, top_k):
         super().__init__()
@@ -110,7 +116,7 @@ class SwiGlu(torch.nn.Module):
 class Bound(torch.nn.Module):
     """Two batched products with an activation between them, and nothing else."""
 
-    forms = ("bound",)
+    forms = without_waits = ("bound",)
 
     def __init__(self, count, width, expert_width, gated):
         super().__init__()
@@ -157,21 +163,62 @@ def say(about, run, runs, device, work=None):
     print(json.dumps(about | {"median_ms": median, "min_ms": times[0], "max_ms": times[-1]} | speed), flush=True)
 
 
-def passes(module, form, x, about, runs, device, flops):
+def captured(run, clear):
+    """One graph of all that it launches, after a few runs that let libraries make ready what they keep."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(stream)
+    clear()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph
+
+
+def passes(module, name, x, about, runs, device, flops):
     """Forward alone, then forward and backward."""
-    dy = torch.randn_like(x)
+    form, dy = getattr(module, name), torch.randn_like(x)
 
     def forward():
         with torch.no_grad():
             form(x)
 
-    def both():
+    def clear():
         module.zero_grad(set_to_none=True)
         x.grad = None
+
+    def both():
+        clear()
         form(x).backward(dy)
 
-    say(about | {"pass": "forward"}, forward, runs, device, ("tflops", flops / 1e12))
-    say(about | {"pass": "forward+backward"}, both, runs, device, ("tflops", 3 * flops / 1e12))
+    for direction, run, work in (("forward", forward, flops), ("forward+backward", both, 3 * flops)):
+        mode = {"mode": "eager"}
+        if device != "cpu" and name in module.without_waits:
+            try:
+                graph = captured(run, clear)
+                mode, run = {"mode": "graph"}, graph.replay
+            except Exception as why:
+                mode |= {"capture_refused": f"{type(why).__name__}: {why}"}
+        say(about | {"peer": name, "pass": direction} | mode, run, runs, device, ("tflops", work / 1e12))
+        clear()
+
+
+def distances(module, x):
+    """How far each form's output is from the first's; null for one that cannot run, which says why when it is to be timed."""
+    found, first = {}, None
+    for name in module.forms:
+        try:
+            with torch.no_grad():
+                y = getattr(module, name)(x).float()
+        except Exception:
+            found[name] = {"relative_l2": None}
+            continue
+        first = y if first is None else first
+        found[name] = {"relative_l2": float((y - first).norm() / first.norm())}
+    return found
 
 
 def ceilings(about, runs, device, shrink):
@@ -191,25 +238,28 @@ def measure(shape, samples, arguments, about):
         about |= {"shape": shape, "samples": samples}
         module, x = Tower(width), torch.randn(tokens, samples, width)
         sizes = (E, width, 4 * width, False)
+        gate = 2 * tokens * samples * (width + E) * (width // 4)
     else:
         rows, width, expert_width, count, top_k = LANGUAGE[shape]
         rows, width, expert_width, count = rows // shrink, width // shrink, expert_width // shrink, max(top_k, count // shrink)
         about |= {"shape": shape}
         with torch.device(device):
             module = SwiGlu(rows, width, expert_width, count, top_k)
-        x, sizes = torch.randn(rows, width), (count, width, expert_width, True)
+        x, sizes, gate = torch.randn(rows, width), (count, width, expert_width, True), 0
     pairs = module.prepare(x)
     module, x = module.to(device, torch.bfloat16), x.to(device, torch.bfloat16).requires_grad_()
     about |= {"pairs": pairs}
-    flops = (6 if sizes[3] else 4) * pairs * sizes[1] * sizes[2]
-    for name in module.forms:
-        passes(module, getattr(module, name), x, about | {"peer": name}, arguments.runs, device, flops)
+    products = (6 if sizes[3] else 4) * pairs * sizes[1] * sizes[2]
+    far = distances(module, x)
+    # What is captured comes last: a capture that fails may take what follows with it.
+    for name in sorted(module.forms, key=lambda name: name in module.without_waits):
+        passes(module, name, x, about | far[name], arguments.runs, device, products + gate)
     del module, x
     gc.collect()
     with torch.device(device):
         bound = Bound(*sizes).to(torch.bfloat16)
     x = torch.randn(sizes[0], max(1, pairs // sizes[0]), sizes[1], device=device, dtype=torch.bfloat16, requires_grad=True)
-    passes(bound, bound.bound, x, about | {"peer": "bound"}, arguments.runs, device, flops)
+    passes(bound, "bound", x, about, arguments.runs, device, products)
 
 
 def main():

@@ -10,5 +10,5 @@ struct alignas(64) FactProbe {
   void* out;
   unsigned* counters;   // 0 before
   int count;
-  int x, y;             // where a box begins
+  int x, y, z;          // where a box begins
 };

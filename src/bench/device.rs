@@ -28,10 +28,11 @@ pub trait Launches {
     }
 }
 
-/// What the host takes for two events, a replay and what has to be launched before it, with something to spare.
-const QUEUEING: Duration = Duration::from_micros(15);
+/// What the host takes for two events, a replay and what has to be launched before it, with much to spare: a host that is behind would
+/// be measured in place of the device.
+const QUEUEING: Duration = Duration::from_micros(50);
 /// How often a part is at most in the graph that the host gets ahead by.
-const MOST_OFTEN: usize = 256;
+const MOST_OFTEN: usize = 1024;
 
 /// As many copies of one thing as its device's second-level cache needs to be full of another one each time.
 pub struct Copies<L> {
@@ -43,7 +44,14 @@ impl<L: Launches> Copies<L> {
     /// Of what reads so many bytes: enough for their inputs to be twice the cache.
     pub fn new(driver: &Arc<dyn Driver>, bytes: usize, new: impl Fn() -> Result<L>) -> Result<Self> {
         let count = (2 * driver.facts().cache_bytes as usize).div_ceil(bytes.max(1)).clamp(1, 16);
-        Ok(Self { driver: driver.clone(), copies: (0..count).map(|_| new()).collect::<Result<_>>()? })
+        let copies = (0..count).map(|_| new()).collect::<Result<Vec<L>>>()?;
+        // What each put on its own stream comes before all that the first one's stream runs on its memory.
+        for copy in &copies {
+            let queue = copy.queue();
+            // SAFETY: as above.
+            unsafe { queue.driver.synchronise(queue.stream)? };
+        }
+        Ok(Self { driver: driver.clone(), copies })
     }
 
     /// Any of them.

@@ -6,6 +6,7 @@
 //! probabilities: SwiGLU experts without biases or capacity; backward gives dx, the experts' gradients, and that on the logits.
 
 mod device;
+mod device_empty;
 mod device_layer;
 mod device_loss;
 mod input;
@@ -24,6 +25,7 @@ mod timing;
 
 #[cfg(feature = "model")]
 pub use crate::train::peak_memory;
+pub use device_empty::empty_graph;
 pub use device_layer::DeviceLayer;
 pub use device_loss::DeviceLoss;
 pub use layer::LayerWork;

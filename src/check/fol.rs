@@ -1,6 +1,6 @@
 //! The loss on a device against the loss in f64 on the CPU, whose stages are held against the reference.
 
-use super::{Difference, Finding, difference, norm, relative_l2};
+use super::{Difference, Finding, Watch, difference, norm, of_case, relative_l2};
 use crate::device::Device;
 use crate::error::Result;
 use crate::fol::{Distance, Fol, FolBatch, FolConfig, FolState, GateWeights, Groups};
@@ -44,20 +44,22 @@ impl Batch {
 /// Checks the whole loss in f32: terms, what is found of batch and groups, and gradients. Bounds: 2e-5; behind Sinkhorn 1e-4.
 ///
 /// # Errors
-/// Those of the loss.
-pub fn check_fol(device: &Device) -> Result<Vec<Finding>> {
-    let mut findings = vec![];
+/// Those of the loss, with the case's name.
+pub fn check_fol(device: &Device, watch: &mut dyn Watch) -> Result<()> {
     for (seed, (case, samples, separate, config)) in (0..).zip(cases()) {
+        if !watch.begin(case) {
+            continue;
+        }
         let bound = if config.distance == Distance::Exact { 2e-5 } else { 1e-4 };
         let mut rng = Pcg64::seed_from_u64(seed);
         let batch = Batch::random(&mut rng, samples);
         let others: Vec<Batch> = (0..if separate { SIZES.2 } else { 0 }).map(|g| Batch::random(&mut rng, samples + g)).collect();
-        let got = run::<f32>(&config, device, &batch, &others)?;
+        let got = run::<f32>(&config, device, &batch, &others).map_err(|why| of_case(case, &why))?;
         let wanted = run::<f64>(&config, &Device::cpu(), &batch, &others)?;
         let (state, want) = (&got.state, &wanted.state);
         let mut find = |pass, what, difference: Difference| {
             let Difference { error, at } = difference;
-            findings.push(Finding { stage: "fol", pass, case, what, error, bound, at });
+            watch.find(Finding { stage: "fol", pass, case, what, error, bound, at });
         };
         let terms = |s: &FolState| [s.terms.total, s.terms.clip, s.terms.distance, s.terms.dispersion, s.terms.batch_variance];
         find("forward", "terms", relative_l2(&terms(state), &terms(want)));
@@ -72,7 +74,7 @@ pub fn check_fol(device: &Device) -> Result<Vec<Finding>> {
         find("backward", "dsimilarity", gradient(&got.dsimilarity, &wanted.dsimilarity));
         find("backward", "dweights", gradient(&got.dweights, &wanted.dweights));
     }
-    Ok(findings)
+    Ok(())
 }
 
 /// What both passes gave: gradients on similarities and on weights, the batch's first.

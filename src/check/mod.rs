@@ -42,6 +42,24 @@ impl Finding {
     }
 }
 
+/// Who is told what a check is about to do and what it finds. A plain list takes every case.
+pub trait Watch {
+    /// Before each case: whether it is to be run.
+    fn begin(&mut self, case: &'static str) -> bool;
+    /// What was found.
+    fn find(&mut self, finding: Finding);
+}
+
+impl Watch for Vec<Finding> {
+    fn begin(&mut self, _: &'static str) -> bool {
+        true
+    }
+
+    fn find(&mut self, finding: Finding) {
+        self.push(finding);
+    }
+}
+
 /// Decisions as the reference takes them.
 const DECISIONS: [&str; 5] = ["chosen", "rows of pairs", "pairs of rows", "expert offsets", "weights"];
 /// The same as they follow from the gate's own results.
@@ -60,22 +78,20 @@ const FULL: u32 = 16;
 /// cases' weights that capacity chooses between are within 1e-5 of each other. And it must be exactly what follows from the logits and
 /// probabilities that were computed, so that a miss tells whether the gate or routing is wrong. Bounds: 1e-10 in f64, 2e-5 in f32 and
 /// for all that the gate decides, 1.5e-3 in f16, 7e-3 in bf16. A gradient that is nearly zero is measured against a thousandth of the
-/// largest. Of [`full_size`] the CPU in f64 gives what is right: the reference would take minutes. What is found is added to `findings`,
-/// which an error leaves as far as it got.
+/// largest. Of [`full_size`] the CPU in f64 gives what is right: the reference would take minutes. What is found is told as it is found,
+/// also ahead of an error.
 ///
 /// # Errors
 /// Those of the layer, with the case's name.
-pub fn check_layer<T: Element>(device: &Device, findings: &mut Vec<Finding>) -> Result<()> {
+pub fn check_layer<T: Element>(device: &Device, watch: &mut dyn Watch) -> Result<()> {
     let full = device.driver().is_some_and(|driver| driver.facts().multiprocessors >= FULL);
-    for (case, layer) in every_axis() {
-        layer
-            .reference()
-            .and_then(|want| check_case::<T>(device, case, &layer, &want, findings))
-            .map_err(|why| of_case(case, &why))?;
-    }
-    for (case, layer) in if full { full_size() } else { vec![] } {
-        let want = layer.run::<f64, f64>();
-        want.and_then(|want| check_case::<T>(device, case, &layer, &want, findings)).map_err(|why| of_case(case, &why))?;
+    let small = every_axis().into_iter().map(|case| (case, Layer::reference as fn(&Layer) -> Result<Results>));
+    let large = if full { full_size() } else { vec![] }.into_iter().map(|case| (case, Layer::run::<f64, f64> as _));
+    for ((case, layer), right) in small.chain(large) {
+        if watch.begin(case) {
+            let want = right(&layer);
+            want.and_then(|want| check_case::<T>(device, case, &layer, &want, watch)).map_err(|why| of_case(case, &why))?;
+        }
     }
     Ok(())
 }
@@ -90,7 +106,7 @@ fn check_case<T: Element>(
     case: &'static str,
     layer: &Layer,
     want: &Results,
-    findings: &mut Vec<Finding>,
+    watch: &mut dyn Watch,
 ) -> Result<()> {
     let (bound, wide_bound) = match T::DTYPE {
         DType::F64 => (1e-10, 1e-10),
@@ -101,7 +117,7 @@ fn check_case<T: Element>(
     let got = layer.run_on::<T, T>(device)?;
     let mut find = |stage, pass, what, difference: Difference, bound| {
         let Difference { error, at } = difference;
-        findings.push(Finding { stage, pass, case, what, error, bound, at });
+        watch.find(Finding { stage, pass, case, what, error, bound, at });
     };
     let (g, own) = (&got.routing, layer.decisions_by(&got.routing)?);
     find("gate", "forward", "probabilities", relative_l2(&g.probabilities, &want.routing.probabilities), wide_bound);

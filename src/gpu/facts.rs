@@ -16,15 +16,16 @@ use bytemuck::Pod;
 use std::fmt::Display;
 use std::sync::Arc;
 
-/// One fact, and whether it holds on a device.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One fact, to be tried on a device.
 pub struct Fact {
     /// Facts of one number belong together.
     pub number: u32,
     /// What is said, in a phrase.
     pub name: &'static str,
-    /// Whether it is so.
-    pub verdict: Verdict,
+    /// None where it is about another architecture.
+    run: Option<fn(&Session) -> Answer>,
+    told: bool,
+    session: Session,
 }
 
 /// Whether a fact holds.
@@ -34,29 +35,50 @@ pub enum Verdict {
     Holds,
     /// It does not: what was expected, what came, and where.
     Fails(String),
+    /// Nothing relies on it either way: what it is.
+    Tells(String),
     /// The device's architecture does not have what it is about.
     NotHere,
+    /// The device no longer runs anything, since a fault took its context.
+    Untried,
 }
 
-/// Tries all facts on a device, in the order of their numbers. One that fails does not keep the others from being tried.
+/// All facts, in the order of their numbers, to be tried on a device one after another.
 ///
 /// # Errors
 /// The device cannot be used at all.
-pub fn check_facts(driver: &Arc<dyn Driver>) -> Result<Vec<Fact>> {
+pub fn facts(driver: &Arc<dyn Driver>) -> Result<Vec<Fact>> {
     let session = Session::new(driver)?;
     let hopper = driver.facts().arch == Arch::HOPPER;
-    let verdict = |probe: &Probe| match probe.hopper && !hopper {
-        true => Verdict::NotHere,
-        false => match (probe.run)(&session) {
-            Ok(None) => Verdict::Holds,
-            Ok(Some(difference)) => Verdict::Fails(difference),
-            Err(why) => Verdict::Fails(why.to_string()),
-        },
+    let of = |probe: &Probe| {
+        let run = (hopper || !probe.hopper).then_some(probe.run);
+        Fact { number: probe.number, name: probe.name, run, told: probe.told, session: session.clone() }
     };
-    Ok(PROBES.iter().map(|probe| Fact { number: probe.number, name: probe.name, verdict: verdict(probe) }).collect())
+    Ok(PROBES.iter().map(of).collect())
 }
 
-/// Nothing, or how the answer differs from the one that is known.
+impl Fact {
+    /// Whether there is anything to try here.
+    pub fn is_here(&self) -> bool {
+        self.run.is_some()
+    }
+
+    /// Tries it. One that fails does not keep the others from being tried, unless it takes the device's context with it.
+    pub fn verdict(&self) -> Verdict {
+        let Some(run) = self.run else { return Verdict::NotHere };
+        if self.session.upload(&[0u32]).and_then(|word| word.to_vec()).is_err() {
+            return Verdict::Untried;
+        }
+        match run(&self.session) {
+            Ok(None) => Verdict::Holds,
+            Ok(Some(answer)) if self.told => Verdict::Tells(answer),
+            Ok(Some(difference)) => Verdict::Fails(difference),
+            Err(why) => Verdict::Fails(why.to_string()),
+        }
+    }
+}
+
+/// Nothing, or how the answer differs from the one that is known, or the answer where none is.
 type Answer = Result<Option<String>>;
 
 struct Probe {
@@ -64,15 +86,21 @@ struct Probe {
     name: &'static str,
     /// Whether only sm_90a has it.
     hopper: bool,
+    /// Whether its answer is none of right and wrong.
+    told: bool,
     run: fn(&Session) -> Answer,
 }
 
 const fn general(number: u32, name: &'static str, run: fn(&Session) -> Answer) -> Probe {
-    Probe { number, name, hopper: false, run }
+    Probe { number, name, hopper: false, told: false, run }
 }
 
 const fn hopper(number: u32, name: &'static str, run: fn(&Session) -> Answer) -> Probe {
-    Probe { number, name, hopper: true, run }
+    Probe { number, name, hopper: true, told: false, run }
+}
+
+const fn told(number: u32, name: &'static str, run: fn(&Session) -> Answer) -> Probe {
+    Probe { number, name, hopper: false, told: true, run }
 }
 
 const PROBES: &[Probe] = &[
@@ -93,6 +121,12 @@ const PROBES: &[Probe] = &[
     hopper(5, "a box beyond the tensor's ends counts whole and holds zeros there, x first", |s| matrices::bounds(s, [8, -3])),
     hopper(5, "a box before the tensor's start likewise", |s| matrices::bounds(s, [-5, 30])),
     hopper(5, "a box may have 256 rows", |s| matrices::rows(s, 256)),
+    hopper(5, "a box in three dimensions ends with its slice, whatever follows in memory", |s| {
+        matrices::slices(s, &[[0, 0, 1], [64, 40, 0], [32, 79, 1], [-8, -3, 2]])
+    }),
+    hopper(5, "one wholly outside counts whole and holds zeros", |s| {
+        matrices::slices(s, &[[96, 0, 0], [128, 16, 1], [0, 80, 0], [0, 128, 1], [0, 0, 3], [0, -64, 1]])
+    }),
     hopper(6, "a wait by parity passes when the phase of that parity has ended", parity),
     hopper(6, "bytes may come before they are expected", |s| matrices::rows(s, 64)),
     hopper(7, "a copy's own arrival is one of the count, after all of the thread's copies", arrive_by_copy),
@@ -109,6 +143,7 @@ const PROBES: &[Probe] = &[
     general(11, "dynamic shared memory begins at a multiple of 1024", shared_base),
     general(12, "conversions round to nearest even, and NaN becomes 0x7fff", conversions),
     general(12, "mma.sync takes the upper 19 bits of an f32 as tf32", matrices::tf32),
+    told(12, "how mma.sync adds up in f32", matrices::addition),
     general(12, "bar.arrive counts and bar.sync waits", named_barriers),
     general(12, "what is released by one block is acquired by another", handover),
     hopper(12, "griddepcontrol does nothing in an ordinary launch", |s| thread_numbers(s, "facts_dependents", 32)),

@@ -3,7 +3,7 @@
 mod known;
 mod rows;
 
-use crate::output::say;
+use crate::output::{announce, announced, say};
 use fair_moe::bench::{
     DeviceLayer, DeviceLoss, Fill, Found, LayerWork, LossWork, Measurement, Predicted, Saved, Shape, StepWork, card, card_of,
     measure, peak_memory, predicted, roofline,
@@ -13,7 +13,7 @@ use fair_moe::gpu::driver::Facts;
 use fair_moe::{DType, Device, Element, Error, Result};
 use half::{bf16, f16};
 use known::Known;
-use rows::{Report, Row, SavedRow, Table, machine, name};
+use rows::{Failure, Report, Row, SavedRow, Table, machine, name};
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -74,8 +74,8 @@ fn run_in<T: Element>(args: &Args, out: &mut dyn Write) -> Result<()> {
     let facts = device.driver().map(|driver| driver.facts());
     let name = name(facts);
     say!(out, "{name}")?;
-    let mut known = Known::of::<T>(&device, out)?;
-    let mut all = Findings::default();
+    let known = Known::of::<T>(&device, out)?;
+    let mut all = Findings::new(args, known, facts, format!("{} on {name}", T::DTYPE));
     let asked = args.samples as usize;
     if args.step {
         if device.driver().is_some() {
@@ -83,29 +83,41 @@ fn run_in<T: Element>(args: &Args, out: &mut dyn Write) -> Result<()> {
         }
         let mut step = StepWork::new(asked, T::DTYPE, !args.unpruned)?;
         let shape = if args.unpruned { "vit-b16-step-unpruned" } else { "vit-b16-step" };
-        let table =
-            Table { ceilings: known.first(), shape, samples: asked, pairs: 0, dtype: T::DTYPE, device: device.to_string() };
+        let ceilings = all.known.first();
+        let table = Table { ceilings, shape, samples: asked, pairs: 0, dtype: T::DTYPE, device: device.to_string() };
         all.add(&table, measure(&mut step, ON_CPU)?, vec![], out)?;
         let memory = peak_memory().map_or("unknown".into(), |bytes| format!("{:.2} GB", bytes as f64 / 1e9));
         say!(out, "{} parameters that are trained, peak memory {memory}", step.parameters())?;
+        all.write()?;
     } else {
-        for shape in &args.shape {
-            let samples = shape.samples_or(asked);
-            let (pairs, found) = measured::<T>(shape, samples, &device)?;
-            // What is predicted is of an even load, as large as can be.
-            let comparable = facts.filter(|_| matches!(shape.fill, Fill::Even | Fill::Pruned));
-            let predictions = comparable.map(|facts| predicted(&card_of(facts), shape, samples, T::DTYPE)).transpose()?;
-            let (dtype, device) = (T::DTYPE, device.to_string());
-            let table = Table { ceilings: known.first(), shape: &shape.name, samples, pairs, dtype, device };
-            all.add(&table, found, predictions.map_or(vec![], |of| of.1), out)?;
-            if facts.is_some() {
-                all.saved.push(table.print_saved(&Saved::of(shape, samples, T::DTYPE)?, out)?);
-            }
+        if facts.is_some() && all.known.first().is_none() {
+            all.keep("ceilings", out, |all, out| all.known.complete::<T>(&device, out))?;
         }
+        for shape in &args.shape {
+            all.keep(&shape.name, out, |all, out| run_shape::<T>(all, shape, &device, out))?;
+        }
+        // Last, so that what a profiler sees first is what is measured.
+        all.keep("ceilings", out, |all, out| all.known.complete::<T>(&device, out))?;
     }
-    // Last, so that what a profiler sees first is what is measured.
-    known.complete::<T>(&device, out)?;
-    all.write(args, &known, facts, &format!("{} on {name}", T::DTYPE))
+    all.end()
+}
+
+fn run_shape<T: Element>(all: &mut Findings, shape: &Shape, device: &Device, out: &mut dyn Write) -> Result<()> {
+    announce(format_args!("bench {}: {}", T::DTYPE, shape.name));
+    let samples = shape.samples_or(all.args.samples as usize);
+    let measured = measured::<T>(shape, samples, device);
+    announced();
+    let (pairs, found) = measured?;
+    // What is predicted is of an even load, as large as can be.
+    let comparable = all.facts.filter(|_| matches!(shape.fill, Fill::Even | Fill::Pruned));
+    let predictions = comparable.map(|facts| predicted(&card_of(facts), shape, samples, T::DTYPE)).transpose()?;
+    let (ceilings, dtype, name) = (all.known.first(), T::DTYPE, device.to_string());
+    let table = Table { ceilings, shape: &shape.name, samples, pairs, dtype, device: name };
+    all.add(&table, found, predictions.map_or(vec![], |of| of.1), out)?;
+    if all.facts.is_some() {
+        all.saved.push(table.print_saved(&Saved::of(shape, samples, dtype)?, out)?);
+    }
+    Ok(())
 }
 
 /// The same table with nothing measured.
@@ -114,43 +126,76 @@ fn predict(args: &Args, card: &Facts, out: &mut dyn Write) -> Result<()> {
     say!(out, "{name}: predictions, of which nothing was measured")?;
     let mut known = Known::default();
     known.add_card(card, dtype, out)?;
-    let mut all = Findings::default();
+    let mut all = Findings::new(args, known, Some(card), format!("{dtype} on {name}"));
     for shape in &args.shape {
         let samples = shape.samples_or(args.samples as usize);
         let (pairs, predictions) = predicted(card, shape, samples, dtype)?;
         let unmeasured = |p: &Predicted| Measurement { part: p.part, times: None, launches: None, cost: p.cost };
         let found = predictions.iter().map(unmeasured).collect();
-        let table = Table { ceilings: known.first(), shape: &shape.name, samples, pairs, dtype, device: name.clone() };
+        let ceilings = all.known.first();
+        let table = Table { ceilings, shape: &shape.name, samples, pairs, dtype, device: name.clone() };
         all.add(&table, found, predictions, out)?;
         all.saved.push(table.print_saved(&Saved::of(shape, samples, dtype)?, out)?);
     }
-    all.write(args, &known, Some(card), &format!("{dtype} on {name}"))
+    all.write()
 }
 
-/// What was found of all shapes.
-#[derive(Default)]
-struct Findings {
+/// What was found of all shapes so far, and where it goes.
+struct Findings<'a> {
+    args: &'a Args,
+    known: Known,
+    facts: Option<&'a Facts>,
+    /// In what, on what.
+    on: String,
     results: Vec<Row>,
     saved: Vec<SavedRow>,
     drawn: Vec<(String, Vec<Measurement>, Vec<Predicted>)>,
+    failed: Vec<Failure>,
+    first_failure: Option<Error>,
 }
 
-impl Findings {
+impl<'a> Findings<'a> {
+    fn new(args: &'a Args, known: Known, facts: Option<&'a Facts>, on: String) -> Self {
+        let (results, saved, drawn, failed) = Default::default();
+        Self { args, known, facts, on, results, saved, drawn, failed, first_failure: None }
+    }
+
     fn add(&mut self, table: &Table<'_>, found: Vec<Measurement>, predicted: Vec<Predicted>, out: &mut dyn Write) -> Result<()> {
         self.results.extend(table.print(&found, &predicted, out)?);
         self.drawn.push((table.heading(), found, predicted));
         Ok(())
     }
 
+    /// Does one thing more and writes the files anew: what fails, or never ends, takes nothing else with it.
+    fn keep(
+        &mut self,
+        what: &str,
+        out: &mut dyn Write,
+        then: impl FnOnce(&mut Self, &mut dyn Write) -> Result<()>,
+    ) -> Result<()> {
+        if let Err(why) = then(self, out) {
+            say!(out, "{what}: {why}")?;
+            self.failed.push(Failure { what: what.to_owned(), why: why.to_string() });
+            self.first_failure.get_or_insert(why);
+        }
+        self.write()
+    }
+
     /// Writes the files that are asked for.
-    fn write(self, args: &Args, known: &Known, facts: Option<&Facts>, on: &str) -> Result<()> {
+    fn write(&self) -> Result<()> {
+        let Self { args, known, facts, on, results, saved, drawn, failed, .. } = self;
         if let Some(path) = &args.plot {
-            let found = self.drawn.iter().map(|(heading, measured, predicted)| Found { heading, measured, predicted });
+            let found = drawn.iter().map(|(heading, measured, predicted)| Found { heading, measured, predicted });
             let svg = roofline(format!("Roofline, {on}"), &known.all, &found.collect::<Vec<_>>());
             write_atomically(path, |file| file.write_all(svg.as_bytes()))?;
         }
-        let report = Report { machine: machine(facts, known), results: self.results, saved: self.saved };
+        let report = Report { machine: machine(*facts, known), results, saved, failed };
         args.json.as_ref().map_or(Ok(()), |path| write_json(path, &report))
+    }
+
+    /// The first failure, if there was one.
+    fn end(self) -> Result<()> {
+        self.first_failure.map_or(Ok(()), Err)
     }
 }
 
@@ -171,4 +216,40 @@ fn measured<T: Element>(shape: &Shape, samples: usize, device: &Device) -> Resul
         found.extend(measure(&mut LossWork::<T::Wide>::new(shape, samples)?, ON_CPU)?);
     }
     Ok((layer.pairs(), found))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+    use fair_moe::bench::{Cost, Pass, Stage};
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn what_fails_takes_none_of_the_other_figures_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bench.json");
+        let args = Line::parse_from(["bench".as_ref(), "--json".as_ref(), path.as_os_str()]).args;
+        let mut all = Findings::new(&args, Known::default(), None, "f32 on nothing".into());
+        let part = (Stage::Layer, Pass::Forward);
+        let found = vec![Measurement { part, times: None, launches: Some(5), cost: Cost::default() }];
+        let table = Table { ceilings: None, shape: "first", samples: 1, pairs: 2, dtype: DType::F32, device: "none".into() };
+        let read = || serde_json::from_slice::<serde_json::Value>(&std::fs::read(&path).unwrap()).unwrap();
+        let mut out = vec![];
+        all.keep("first", &mut out, |all, out| all.add(&table, found, vec![], out)).unwrap();
+        assert_eq!((&read()["results"][0]["launches"], &read()["failed"]), (&5.into(), &serde_json::json!([])));
+        for what in ["second", "ceilings"] {
+            all.keep(what, &mut out, |_, _| Err(Error::Refused(format!("no room for {what}")))).unwrap();
+        }
+        let report = read();
+        assert_eq!((report["results"].as_array().unwrap().len(), &report["results"][0]["shape"]), (1, &"first".into()));
+        assert_eq!(report["failed"][1], serde_json::json!({"what": "ceilings", "why": "no room for ceilings"}));
+        assert!(String::from_utf8(out).unwrap().ends_with("second: no room for second\nceilings: no room for ceilings\n"));
+        assert_eq!(all.end().unwrap_err().to_string(), "no room for second");
+    }
 }

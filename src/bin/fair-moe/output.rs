@@ -1,7 +1,7 @@
 //! What the command line prints: printing can fail like any other write, and says so in one sentence.
 
 use fair_moe::Error;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 /// Standard output. Remembers whether its reader went away, which ends the program without a word.
 #[derive(Default)]
@@ -47,4 +47,21 @@ pub(crate) use say;
 /// Prints one line to standard error, where nothing can be done about a failure.
 pub fn complain(line: impl std::fmt::Display) {
     let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Names on standard error what is about to run, so that whoever waits, or finds what a killed run left, knows where it is. On a terminal
+/// it takes the place of what was named before.
+pub fn announce(what: impl std::fmt::Display) {
+    let mut err = io::stderr();
+    // No longer than a line, of which no part would stay.
+    let what = format!("{what}");
+    let _ = if err.is_terminal() { write!(err, "\r\x1b[K{what:.78}") } else { writeln!(err, "{what}") };
+}
+
+/// Takes away what was announced last, where it stands on a terminal.
+pub fn announced() {
+    let mut err = io::stderr();
+    if err.is_terminal() {
+        let _ = write!(err, "\r\x1b[K");
+    }
 }

@@ -112,14 +112,18 @@ pub fn pipeline(session: &Session, kernel: &str, steps: usize) -> Answer {
     Ok(compare_product(&got, &product(&a, &b, k), 64))
 }
 
-/// One swizzled tile: the 16-byte chunk c of row r lies where chunk c ^ (r % 8) would.
+/// Where a swizzled tile's element comes from: the 16-byte chunk c of row r lies where chunk c ^ (r % 8) would.
+fn unswizzled(i: usize) -> usize {
+    i / 64 * 64 + ((i / 8 % 8) ^ (i / 64 % 8)) * 8 + i % 8
+}
+
+/// One swizzled tile.
 pub fn swizzle(session: &Session) -> Answer {
     let stored: Vec<u16> = (0..64 * 64).collect();
     let tensor = session.upload(bytemuck::cast_slice::<u16, bf16>(&stored))?;
     let args = FactProbe { a_map: map(session, &tensor, 64, 64)?, count: TILE as i32, ..Default::default() };
     let got: Vec<u16> = answer(session, "facts_tma", Shape::blocks(1).shared(TILE + 64), 64 * 64, args)?;
-    let at = |i: usize| i / 64 * 64 + ((i / 8 % 8) ^ (i / 64 % 8)) * 8 + i % 8;
-    let want: Vec<u16> = (0..64 * 64).map(|i| stored[at(i)]).collect();
+    let want: Vec<u16> = (0..64 * 64).map(|i| stored[unswizzled(i)]).collect();
     Ok(compare(&got, &want, |i| format!("byte {} of row {}", i % 64 * 2, i / 64)))
 }
 
@@ -151,6 +155,33 @@ pub fn bounds(session: &Session, first: [i32; 2]) -> Answer {
 pub fn rows(session: &Session, rows: usize) -> Answer {
     let [got, want] = load(session, [16, rows], rows, [0, 0])?;
     Ok(compare_product(&got, &want, 16))
+}
+
+/// Boxes [1, 64, 64] as the experts' maps have them, of [3, 80, 96] without a zero, from each of `firsts` (x, y, z).
+pub fn slices(session: &Session, firsts: &[[i32; 3]]) -> Answer {
+    const DIMS: [i32; 3] = [96, 80, 3];
+    let stored: Vec<u16> = (1..=DIMS.iter().product::<i32>() as u16).collect();
+    let tensor = session.upload(&stored)?;
+    let dims = DIMS.map(|dim| dim as u64);
+    let (strides, box_dims) = ([dims[0] * 2, dims[0] * dims[1] * 2], [64, 64, 1]);
+    let base = tensor.pointer();
+    let map = Tiled { dtype: DType::Bf16, base, dims: &dims, strides: &strides, box_dims: &box_dims, swizzle: true };
+    let a_map = session.queue().driver.tensor_map(&map)?;
+    for &[x, y, z] in firsts {
+        let args = FactProbe { a_map, count: TILE as i32, x, y, z, ..Default::default() };
+        let got: Vec<u16> = answer(session, "facts_tma_3d", Shape::blocks(1).shared(TILE + 64), 64 * 64, args)?;
+        let value = |i: usize| {
+            let at = [x + (i % 64) as i32, y + (i / 64) as i32, z];
+            let inside = at.iter().zip(DIMS).all(|(i, dim)| (0..dim).contains(i));
+            if inside { stored[((at[2] * DIMS[1] + at[1]) * DIMS[0] + at[0]) as usize] } else { 0 }
+        };
+        let want: Vec<u16> = (0..64 * 64).map(|i| value(unswizzled(i))).collect();
+        let place = |i: usize| format!("byte {} of row {} of the box from ({x}, {y}, {z})", i % 64 * 2, i / 64);
+        if let Some(difference) = compare(&got, &want, place) {
+            return Ok(Some(difference));
+        }
+    }
+    Ok(None)
 }
 
 /// Register m of lane l holds two elements of row l / 4 of the m-th 8 by 8 matrix; transposed, of its column.
@@ -189,4 +220,25 @@ pub fn tf32(session: &Session) -> Answer {
     let args = FactProbe { a: a_put.pointer(), b: b_put.pointer(), ..Default::default() };
     let got: Vec<f32> = answer(session, "facts_mma_tf32", Shape::blocks(1), 16 * 8, args)?;
     Ok(compare_product(&got, &product(&a, &b, 8), 8))
+}
+
+/// What one mma.sync makes of 1 and addends that are no whole last place u = 2^-23 each: 3/4 u, which a rounded sum makes u and one that
+/// is cut off nothing; and 2 halves, 4 quarters and 8 eighths, which are u wherever as many bits below the last place are kept.
+pub fn addition(session: &Session) -> Answer {
+    const PLACE: f32 = f32::EPSILON;
+    let addends: [(usize, f32); 4] = [(1, 0.75), (2, 0.5), (4, 0.25), (8, 0.125)];
+    let entry = |i: usize| match (addends.get(i / 16), i % 16) {
+        (_, 0) => 1.0,
+        (Some(&(count, size)), k) if k <= count => size * PLACE,
+        _ => 0.0,
+    };
+    let a: Vec<f32> = (0..16 * 16).map(entry).collect();
+    let (a, b) = (put::<bf16>(session, &a, 16, false)?, put::<bf16>(session, &[1.0; 8 * 16], 8, false)?);
+    let args = FactProbe { a: a.pointer(), b: b.pointer(), ..Default::default() };
+    let got: Vec<f32> = answer(session, "facts_mma_bf16", Shape::blocks(1), 16 * 8, args)?;
+    let sums = [0, 1, 2, 3].map(|row| (got[row * 8] - 1.0) / PLACE);
+    let bits = sums[1..].iter().take_while(|&&sum| sum == 1.0).count();
+    let end = if sums[0] == 1.0 { "rounded" } else { "cut off" };
+    let or_more = if bits == 3 { " or more" } else { "" };
+    Ok(Some(format!("a sum is {end}, and {bits}{or_more} bits below its last place are kept until then")))
 }

@@ -1,8 +1,8 @@
 //! The machine's ceilings, and where they are from.
 
 use super::ON_GPU;
-use crate::output::say;
-use fair_moe::bench::{Ceilings, card_of};
+use crate::output::{announce, announced, say};
+use fair_moe::bench::{Ceilings, Times, card_of, empty_graph};
 use fair_moe::gpu::driver::Facts;
 use fair_moe::{DType, Device, Element, Result};
 use std::io::Write;
@@ -14,10 +14,12 @@ pub struct Known {
     pub all: Vec<(String, Ceilings)>,
     /// What the layer's own kernels reached on a GPU in this run.
     pub reached: Option<Ceilings>,
+    /// What a graph of one empty kernel takes there.
+    pub empty: Option<Times>,
 }
 
 impl Known {
-    /// What a share of anything is a share of, as far as it has to be known before anything is measured.
+    /// What a share of anything is a share of, as far as it is known before anything is measured: nothing of a GPU that nobody measured.
     pub fn of<T: Element>(device: &Device, out: &mut dyn Write) -> Result<Self> {
         let mut known = Self::default();
         let Some(driver) = device.driver() else {
@@ -29,9 +31,8 @@ impl Known {
             known.add_card(&card_of(driver.facts()), T::DTYPE, out)?;
             return Ok(known);
         }
-        match Ceilings::of_gpu(&driver.facts().name, T::DTYPE) {
-            Some(others) => known.add("as others saw a GPU of this name reach", others, T::DTYPE, out)?,
-            None => known.complete::<T>(device, out)?,
+        if let Some(others) = Ceilings::of_gpu(&driver.facts().name, T::DTYPE) {
+            known.add("as others saw a GPU of this name reach", others, T::DTYPE, out)?;
         }
         Ok(known)
     }
@@ -41,7 +42,14 @@ impl Known {
         if device.driver().is_none() || self.reached.is_some() {
             return Ok(());
         }
-        self.reached = Ceilings::reached::<T>(device, ON_GPU)?;
+        announce(format_args!("bench {}: ceilings", T::DTYPE));
+        let (empty, reached) = (empty_graph(device, ON_GPU), Ceilings::reached::<T>(device, ON_GPU));
+        announced();
+        self.empty = empty?;
+        if let Some(empty) = self.empty {
+            say!(out, "a graph of one empty kernel: {:.4} ms", empty.median.as_secs_f64() * 1e3)?;
+        }
+        self.reached = reached?;
         let from = "a dense product and a copy by the layer's own kernels, in this run";
         self.reached.map_or(Ok(()), |reached| self.add(from, reached, T::DTYPE, out))
     }

@@ -11,11 +11,20 @@ use std::time::Duration;
 
 /// What the JSON file holds. What is not known is null.
 #[derive(Serialize)]
-pub struct Report {
+pub struct Report<'a> {
     pub machine: Machine,
-    pub results: Vec<Row>,
+    pub results: &'a [Row],
     /// What each shape keeps of forward for backward, on a device.
-    pub saved: Vec<SavedRow>,
+    pub saved: &'a [SavedRow],
+    /// What was asked for and could not be measured.
+    pub failed: &'a [Failure],
+}
+
+#[derive(Serialize)]
+pub struct Failure {
+    /// A shape, or `ceilings`.
+    pub what: String,
+    pub why: String,
 }
 
 #[derive(Serialize)]
@@ -34,6 +43,8 @@ pub struct Machine {
     /// What a dense product and a copy by the layer's own kernels reached in this run, on a GPU.
     reached_gemm_tflops: Option<f64>,
     reached_copy_gbs: Option<f64>,
+    /// What a graph of one empty kernel takes there, between two events as every part's: no part can take less.
+    empty_graph_ms: Option<f64>,
     version: &'static str,
     commit: &'static str,
 }
@@ -94,6 +105,7 @@ pub fn machine(facts: Option<&Facts>, known: &Known) -> Machine {
         copy_gbs: used.map(|c| c.bytes_per_second / 1e9),
         reached_gemm_tflops: known.reached.map(|c| c.flops_per_second / 1e12),
         reached_copy_gbs: known.reached.map(|c| c.bytes_per_second / 1e9),
+        empty_graph_ms: known.empty.map(|times| times.median.as_secs_f64() * 1e3),
         version: env!("CARGO_PKG_VERSION"),
         commit: env!("FAIR_MOE_COMMIT"),
     }
