@@ -172,6 +172,52 @@ fn gradients_and_dx_in_one_launch_by_wgmma() {
     });
 }
 
+/// Tiles of 192 by 192, of layers whose weights are folded, with segments, columns and K on both sides of whole ones.
+fn large_cases() -> Vec<Case> {
+    let shared = |shared: usize, case: Case| Case { shared: Some(shared), ..case };
+    let cases = [
+        Case { offset: 8, ..Case::new(&[0, 37, 192, 0, 1], 64, 72) },
+        Case::new(&[200, 130], 136, 64),
+        shared(130, Case::new(&[65, 0], 200, 256)),
+        Case { gap: 8, bias: false, ..Case::new(&[385, 3, 0], 264, 136) },
+        Case::new(&[129, 400], 328, 392),
+        shared(0, Case::new(&[448, 511], 192, 576)),
+    ];
+    let tile = Some(Tile::new(Engine::Wgmma, 192, 192));
+    let vary = |(i, case): (usize, Case)| Case { seed: i as u64 % seeds(), activation: 0, tile, ..case };
+    some_of(3, cases.into_iter().enumerate().map(vary)).collect()
+}
+
+#[test]
+fn folded_products_by_wgmma_of_192_rows() {
+    for case in large_cases() {
+        forward::<bf16>(&case);
+        backward::<bf16>(&case);
+    }
+}
+
+#[test]
+fn gradients_by_wgmma_of_192_rows() {
+    large_cases().iter().enumerate().for_each(|(i, case)| match i % 3 {
+        0 => gradients::<bf16, f32>(case, i % 2 == 0),
+        1 => merged::<bf16, bf16>(case, i % 2 == 0),
+        _ => merged::<bf16, f32>(case, i % 2 == 1),
+    });
+}
+
+/// A list that was cut for tiles of 192 rows, where tensor maps turn out not to be possible: each is three of 64, of which some are empty.
+#[test]
+fn a_list_of_192_rows_is_taken_apart_by_tiles_of_64() {
+    let tile = Some(Tile::new(Engine::Mma, 64, 128));
+    for case in
+        [Case::new(&[0, 37, 200, 64, 1], 64, 72), Case { shared: Some(130), offset: 1, ..Case::new(&[385, 0, 129], 40, 21) }]
+    {
+        let case = Case { tile, listed: Some(192), activation: 0, ..case };
+        forward::<bf16>(&case);
+        backward::<bf16>(&case);
+    }
+}
+
 /// Tiles of few rows, whole and split among blocks, of which there are more than steps in some; on segments around those rows, all pairs in
 /// one of them or none in most, and on widths and addresses of every kind.
 fn small_cases() -> Vec<Case> {
@@ -296,6 +342,31 @@ fn wrong_arguments_are_refused_in_one_sentence() {
     assert_eq!(by_wgmma(ExpertsDown { out: at, ..right }), format!("out must be at a multiple of 16 bytes, but is at {at:#x}"));
     let refused = by_wgmma(ExpertsDown { width: 12, ..right });
     assert_eq!(refused, "a width of tiles by wgmma must be a multiple of 8, but is 12");
+    let listed = |rows: usize, listed: i32| {
+        let tile = Tile::new(Engine::Mma, rows, 128);
+        let args = ExpertsDown { pairs: Pairs { tile_rows: listed, ..s.list() }, ..right };
+        unsafe { experts::down(&s.device.queue(), DType::Bf16, tile, &args, 3) }.unwrap_err().to_string()
+    };
+    assert_eq!(listed(128, 192), "the rows of the list's tiles must be 128, but is 192");
+    assert_eq!(listed(64, 96), "the rows of the list's tiles must be 64, but is 96");
+    assert_eq!(listed(16, 0), "the rows of the list's tiles must be 16, but is 0");
+    let unfolded = ExpertsUp {
+        x: s.x.at(),
+        hidden: s.x.at(),
+        experts_weights,
+        pairs: s.list(),
+        x_stride: 8,
+        width: 8,
+        expert_width: 8,
+        experts: 1,
+        ..Default::default()
+    };
+    let up =
+        |args: &ExpertsUp| unsafe { experts::up(&s.device.queue(), DType::Bf16, Tile::new(Engine::Wgmma, 192, 192), args, 3) };
+    let refused = up(&unfolded).unwrap_err().to_string();
+    assert_eq!(refused, "tiles of 192 rows are of layers whose weights are folded, and this one's are not");
+    let kept = up(&ExpertsUp { folded: 1, inner: s.x.at(), ..unfolded }).unwrap_err().to_string();
+    assert_eq!(kept, "inner is not written where weights are folded: expected none");
     let merged = unsafe { experts::merged(&s.device.queue(), DType::Bf16, s.case.tile(DType::Bf16), &Default::default(), 3) };
     assert_eq!(merged.unwrap_err().to_string(), "the engine of merged products must be wgmma, but is mma");
     let parts = ExpertsDinner {

@@ -26,7 +26,8 @@ struct Pairs {
   const int* expert_offsets;       // [E + 2]
   const int* pair_row;             // [P]
   const float* pair_weight;        // [P]
-  const int* tiles;                // count, then (expert, first pair) of each tile of rows
+  const int* tiles;                // count, then (expert, first pair) of each tile of `tile_rows` pairs
+  int tile_rows;
 };
 
 // Of engine `wgmma` alone: boxes of 64 by 64 of its operands and of what its epilogue reads.

@@ -19,7 +19,7 @@ template <class T, class Tile, bool Gated> struct DinnerOf : OfPairs<T, ExpertsD
   PTX bool find(int number) { return this->find_pairs(number, p.expert_width, Tile::kColumns, p.width, 1); }
   PTX void open() {
     const int f = p.expert_width;
-    a = {static_cast<const T*>(p.dy), nullptr, p.dy_stride, tile.rows, p.width, p.pairs.pair_row, tile.pair};
+    a = {static_cast<const T*>(p.dy), nullptr, int(p.dy_stride), tile.rows, p.width, p.pairs.pair_row, tile.pair};
     const T* fc2 = of_expert<const T>(p.experts_weights.fc2_weight, p.shared_weights.fc2_weight, tile.expert, p.experts, int64_t(p.width) * f);
     b = {fc2 + tile.column, nullptr, f, p.width, f - tile.column, nullptr, 0};
   }

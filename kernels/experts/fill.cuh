@@ -17,6 +17,7 @@ template <bool Copies> constexpr int kArrivals = 1 + (Copies ? kFillers / 32 : 0
 template <class T, class Job, bool kCopies> struct Fill {
   using Tile = typename Job::Blocks;
   using Stages = RingOf<Tile>;
+  static constexpr int kGroups = Tile::kRows / 64;
   static constexpr bool kAMapped = Job::kAMapped, kBMapped = Job::kBMapped;
   // How many steps may be on their way by cp.async before the oldest is waited for. One stage is being multiplied meanwhile, another read.
   static constexpr int kLag = Stages::kStages - 2;
@@ -50,11 +51,11 @@ template <class T, class Job, bool kCopies> struct Fill {
   PTX void map_extras(const Job& job, int number) {
     if constexpr (Job::kParts) {
       constexpr int count = Job::kExtras;
-      const int first = number * Stages::kBoxes, boxes = min(Stages::kBoxes, Tile::kColumns / 64 * count * 2 - first);
+      const int first = number * Stages::kBoxes, boxes = min(Stages::kBoxes, Tile::kColumns / 64 * count * kGroups - first);
       mbarrier_arrive_expect_tx(ring.full(step), boxes * kBox);
       for (int i = 0; i < boxes; i++) {
-        const int n = first + i, map = n / 2 % count, column = n / 2 / count;
-        tma_load_3d(ring.stage(step) + i * kBox, &job.p.maps.pairs[map], job.tile.column + column * 64, job.tile.pair + n % 2 * 64, 0, ring.full(step));
+        const int n = first + i, map = n / kGroups % count, column = n / kGroups / count;
+        tma_load_3d(ring.stage(step) + i * kBox, &job.p.maps.pairs[map], job.tile.column + column * 64, job.tile.pair + n % kGroups * 64, 0, ring.full(step));
       }
     }
   }
@@ -72,7 +73,7 @@ template <class T, class Job, bool kCopies> struct Fill {
 
   PTX void tile(Job& job) {
     const int once = ceil_div(job.depth, kStep<T>), steps = job.segments * once;
-    constexpr int extra = (Job::kExtras * 2 * Tile::kColumns / 64 + Stages::kBoxes - 1) / Stages::kBoxes;
+    constexpr int extra = (Job::kExtras * kGroups * Tile::kColumns / 64 + Stages::kBoxes - 1) / Stages::kBoxes;
     if constexpr (kCopies) {
       job.open();
       if constexpr (!kAMapped || Job::kTails) job.a.begin();

@@ -22,7 +22,7 @@ template <class T, class Tile, bool Gated> struct UpOf : OfPairs<T, ExpertsUp, T
   }
   PTX void open() {
     const ExpertWeights &w = p.experts_weights, &s = p.shared_weights;
-    a = {static_cast<const T*>(p.x), nullptr, p.x_stride, tile.rows, p.width, p.pairs.pair_row, tile.pair};
+    a = {static_cast<const T*>(p.x), nullptr, int(p.x_stride), tile.rows, p.width, p.pairs.pair_row, tile.pair};
     const T* glu = Gated ? weights(w.glu_weight, s.glu_weight) : nullptr;
     b = {weights(w.fc1_weight, s.fc1_weight), glu, p.width, p.expert_width - tile.column, p.width, nullptr, 0};
   }

@@ -67,7 +67,7 @@ template <class T, class Tile, class Arguments> struct OfWeight {
 };
 
 template <class T, class Tile> struct Dfc1 : OfWeight<T, Tile, ExpertsDfc1> {
-  static constexpr bool kAMapped = true, kBMapped = false;
+  static constexpr bool kAMapped = true, kBMapped = false, kWeighsSums = false;
   Operand<T, Tile::kRows, Tile::kLoaders, false, false> a;
   Operand<T, Tile::kColumns, Tile::kLoaders, false, true> b;
 
@@ -83,12 +83,12 @@ template <class T, class Tile> struct Dfc1 : OfWeight<T, Tile, ExpertsDfc1> {
     const WeightTile& t = this->tile;
     const T* dinner = static_cast<const T*>(t.map ? p.dglu : p.dinner) + int64_t(pair) * p.expert_width + t.row;
     a = {dinner, nullptr, p.expert_width, this->depth, p.expert_width - t.row, nullptr, 0};
-    b = {static_cast<const T*>(p.x) + t.column, nullptr, p.x_stride, this->depth, p.width - t.column, p.pairs.pair_row, pair};
+    b = {static_cast<const T*>(p.x) + t.column, nullptr, int(p.x_stride), this->depth, p.width - t.column, p.pairs.pair_row, pair};
   }
 };
 
 template <class T, class Tile> struct Dfc2 : OfWeight<T, Tile, ExpertsDfc2> {
-  static constexpr bool kAMapped = false, kBMapped = true;
+  static constexpr bool kAMapped = false, kBMapped = true, kWeighsSums = true;
   Operand<T, Tile::kRows, Tile::kLoaders, false, true> a;
   Operand<T, Tile::kColumns, Tile::kLoaders, false, false> b;
 
@@ -102,7 +102,7 @@ template <class T, class Tile> struct Dfc2 : OfWeight<T, Tile, ExpertsDfc2> {
     const int pair = this->pair;
     const WeightTile& t = this->tile;
     const T* weighted = static_cast<const T*>(p.weighted) + int64_t(pair) * p.expert_width + t.column;
-    a = {static_cast<const T*>(p.dy) + t.row, nullptr, p.dy_stride, this->depth, p.width - t.row, p.pairs.pair_row, pair};
+    a = {static_cast<const T*>(p.dy) + t.row, nullptr, int(p.dy_stride), this->depth, p.width - t.row, p.pairs.pair_row, pair};
     b = {weighted, nullptr, p.expert_width, this->depth, p.expert_width - t.column, nullptr, 0};
   }
 };

@@ -26,6 +26,7 @@ template <class Engine, class Job> PTX void grouped(const typename Job::Args& p)
   const int splits = job.splits();
 #pragma unroll 1
   for (int unit = blockIdx.x; job.find(unit / splits); unit += gridDim.x) {
+    if (job.rows == 0) continue;
     const int once = ceil_div(job.depth, kStep<T>);
     const Share share = share_of(job.segments * once, unit % splits, splits);
     const int steps = share.steps;

@@ -11,7 +11,8 @@
 //   bias(i), extra(i)   what finish needs, where there is any: of the tile's first column, of its first pair; the latter has the same stride
 //   weight(row)         what finish needs of a row (kWeighs)
 //   put_part            the sum of a row's parts over the tile's columns (kParts)
-// and, for those that sum their first operand along K (kSums), `sums_first`, `sum_weight` and `finish_sum`. kSplit: the product's columns
+// and, for those that sum their first operand along K (kSums), times weights of its rows or not (kWeighsSums), `sums_first`, `sum_weight`
+// and `finish_sum`. kSplit: the product's columns
 // are of two matrices, half of each. kActivates: `how` is an activation, Folded where weights are, and then there is but the first output. kGradient: it is Written or Added, and the output may be f32.
 // kCut: blocks may split K's steps of a tile among them, `splits` of them. Engine `wgmma` brings operand a or b by a tensor map (kAMapped,
 // kBMapped), from where a_from or b_from says; kTails: but for a last step that ends within.
@@ -24,7 +25,7 @@ template <class T, class Arguments, class Tile> struct OfPairs {
   using Element = T;
   using Args = Arguments;
   using Blocks = Tile;
-  static constexpr bool kSums = false, kParts = false, kSplit = false, kCut = false, kWeighs = false, kActivates = false, kGradient = false;
+  static constexpr bool kSums = false, kParts = false, kSplit = false, kCut = false, kWeighs = false, kActivates = false, kGradient = false, kWeighsSums = false;
   static constexpr bool kAMapped = false, kBMapped = true, kTails = false, sums_first = false;
   static constexpr int kColumns = Tile::kColumns, kOutputs = 1, kBiases = 0, kExtras = 0;
   const Args& p;
@@ -33,7 +34,7 @@ template <class T, class Arguments, class Tile> struct OfPairs {
 
   PTX explicit OfPairs(const Args& p) : p(p) {}
   PTX bool find_pairs(int number, int columns, int tile_columns, int depth_, int segments_) {
-    if (!find_tile(p.pairs, number, Tile::kRows, columns, tile_columns, tile)) return false;
+    if (!find_tile<Tile::kRows>(p.pairs, number, columns, tile_columns, tile)) return false;
     rows = tile.rows, depth = depth_, segments = segments_;
     return true;
   }

@@ -36,18 +36,14 @@ template <class T, int Lines, int Loaders, bool KMajor, bool Gathered, bool Spli
   static constexpr bool k_major = KMajor, gathered_rows = Gathered;
   static constexpr int kPass = Loaders / 8, kChunks = Lines < kPass ? 1 : Lines / kPass;   // rows loaded at a time, and this thread's chunks
   static constexpr int kKept = KMajor ? kChunks : kStep<T> / kPass;        // rows that this thread loads chunks of
-  // What is gathered along the product's rows stays the same all along K: where it lies; along K, the next step's rows.
-  static constexpr bool kPointers = KMajor && Gathered;
 
   const T* first;
   const T* second;                               // Split: the matrix of the tile's second half; else that of the second half of K
-  int64_t stride;
-  int rows, columns;
+  int stride, rows, columns;
   const int* gather;                             // row r of the matrix is row gather[from + r] of memory
   int from;
   bool aligned;
-  const T* pointers[kPointers ? kKept : 1];
-  int gathered[kPointers ? 1 : kKept];
+  int gathered[kKept];                           // those rows; the next step's, where MN-major
 
   PTX static int chunk() { return threadIdx.x % 8 * kLanes<T>; }
   PTX static int row(int k, int i) {
@@ -56,22 +52,12 @@ template <class T, int Lines, int Loaders, bool KMajor, bool Gathered, bool Spli
   }
   PTX void find_gathered(int k) {
 #pragma unroll
-    for (int i = 0; i < kKept; i++) {
-      const int found = gather[from + min(row(k, i), rows - 1)];
-      if constexpr (kPointers) pointers[i] = first + found * stride + chunk();
-      else gathered[i] = found;
-    }
+    for (int i = 0; i < kKept; i++) gathered[i] = gather[from + min(row(k, i), rows - 1)];
   }
-  // Where chunk number i of the step is, of `found`, its row in memory.
-  PTX const T* place(int k, int i, bool in_second, int found) const {
-    const T* const matrix = (Split ? i >= kChunks / 2 : in_second) ? second : first;
-    return matrix + found * stride + (KMajor ? k : i / kKept * kStep<T>) + chunk();
-  }
-  // Of a step that is whole. Past the last row is the last again: what comes of it is not kept.
-  PTX const T* find(int k, int i, bool in_second) const {
-    if constexpr (kPointers) return pointers[i] + k;
-    else if constexpr (Gathered) return place(k, i, in_second, gathered[i % kKept]);
-    else return place(k, i, in_second, min(row(k, i % kKept), rows - 1));
+  // Where chunk number i of the step is, of `found`, its row in memory: one multiply-add of 32 bits into 64.
+  PTX const T* place(int k, int i, bool in_second, int found, int bytes) const {
+    const T* const matrix = ((Split ? i >= kChunks / 2 : in_second) ? second : first) + (KMajor ? k : i / kKept * kStep<T>) + chunk();
+    return reinterpret_cast<const T*>(reinterpret_cast<const char*>(matrix) + int64_t(found) * bytes);
   }
   // How many of the chunk's elements there are.
   PTX int left(int k, int i) const {
@@ -81,7 +67,7 @@ template <class T, int Lines, int Loaders, bool KMajor, bool Gathered, bool Spli
 
   // Before a tile's first step.
   PTX void begin() {
-    aligned = ((reinterpret_cast<uint64_t>(first) | reinterpret_cast<uint64_t>(second) | uint64_t(stride) * sizeof(T)) & 15) == 0;
+    aligned = ((reinterpret_cast<uint64_t>(first) | reinterpret_cast<uint64_t>(second) | uint64_t(stride * int(sizeof(T)))) & 15) == 0;
     if (Gathered && rows > 0) find_gathered(0);
   }
 
@@ -89,16 +75,21 @@ template <class T, int Lines, int Loaders, bool KMajor, bool Gathered, bool Spli
   PTX void load(uint32_t to, int k, bool in_second) {
     const int r = threadIdx.x / 8;
     if (Lines < kPass && r >= Lines) return;
+    int bytes = stride * int(sizeof(T));
+    opaque(bytes);                               // or the compiler keeps where every row is
     auto slot = [&](int i) { return to + swizzle_chunk(r + i * kPass, threadIdx.x % 8); };
     const bool whole = KMajor ? k + kStep<T> <= columns : columns >= Lines && k + kStep<T> <= rows;
     if (aligned && whole) {
 #pragma unroll
-      for (int i = 0; i < kChunks; i++) cp_async_16(slot(i), find(k, i, in_second), 16);
+      for (int i = 0; i < kChunks; i++) {        // past the last row is the last again: what comes of it is not kept
+        const int found = Gathered ? gathered[i % kKept] : min(row(k, i % kKept), rows - 1);
+        cp_async_16(slot(i), place(k, i, in_second, found, bytes), 16);
+      }
     } else {
 #pragma unroll 1                                 // small rather than fast
       for (int i = 0; i < kChunks; i++) {
         const int count = left(k, i), at = row(k, i % kKept);
-        const T* const from_there = place(k, i, in_second, count == 0 ? 0 : Gathered ? gather[from + at] : at);
+        const T* const from_there = place(k, i, in_second, count == 0 ? 0 : Gathered ? gather[from + at] : at, bytes);
         if (aligned) cp_async_16(slot(i), from_there, count * int(sizeof(T)));
         else st_shared_16(slot(i), load_elements(from_there, count));
       }

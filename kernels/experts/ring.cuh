@@ -1,13 +1,13 @@
 #pragma once
 #include "experts/load.cuh"
 
-// The stages through which one warpgroup hands operands to the two that multiply. A stage is filled, then read by all eight warps; then it
-// is empty again. Steps are numbered over all tiles of a block, and every role counts them alike.
+// The stages through which one warpgroup hands operands to the two or three that multiply. A stage is filled, then read by all their warps;
+// then it is empty again. Steps are numbered over all tiles of a block, and every role counts them alike.
 namespace experts {
-constexpr int kFillers = 128, kMultipliers = 8;   // threads, warps
+constexpr int kFillers = 128;                     // threads
 constexpr int kBox = 64 * 128;                    // bytes that one tensor-map load brings: 64 rows of 64 elements
 
-template <int Lines> struct Ring {
+template <int Lines, int Multipliers> struct Ring {    // warps
   static constexpr int kStage = Lines * 128, kBoxes = kStage / kBox, kStages = Lines > 256 ? 4 : 6;
   static constexpr int kBars = kStages * kStage, kBytes = kBars + 128;
   uint32_t base;
@@ -21,7 +21,7 @@ template <int Lines> struct Ring {
   PTX void init(int arrivals) const {
     for (int s = 0; s < kStages; s++) {
       mbarrier_init(full(s), arrivals);
-      mbarrier_init(empty(s), kMultipliers);
+      mbarrier_init(empty(s), Multipliers);
     }
     mbarrier_init_fence();
   }
@@ -35,5 +35,5 @@ template <int Lines> struct Ring {
     if (threadIdx.x % 32 == 0) mbarrier_arrive(empty(step));
   }
 };
-template <class Tile> using RingOf = Ring<Tile::kRows + Tile::kColumns>;
+template <class Tile> using RingOf = Ring<Tile::kRows + Tile::kColumns, Tile::kRows / 16>;
 }

@@ -8,12 +8,13 @@ namespace experts {
 // A tile of pairs of one expert by columns of the product.
 struct PairTile { int expert, pair, rows, column; };
 
-PTX bool find_tile(const Pairs& pairs, int number, int tile_rows, int columns, int tile_columns, PairTile& tile) {
-  const int across = ceil_div(columns, tile_columns), down = number / across;
-  if (down >= pairs.tiles[0]) return false;
-  tile.expert = pairs.tiles[1 + 2 * down];
-  tile.pair = pairs.tiles[2 + 2 * down];
-  tile.rows = min(tile_rows, pairs.expert_offsets[tile.expert + 1] - tile.pair);
+// The list's tiles have as many rows as a kernel's, but for kernels of 64, which take any multiple of that apart; their last may be empty.
+template <int Rows> PTX bool find_tile(const Pairs& pairs, int number, int columns, int tile_columns, PairTile& tile) {
+  const int across = ceil_div(columns, tile_columns), down = number / across, each = Rows == 64 ? pairs.tile_rows / 64 : 1;
+  if (down / each >= pairs.tiles[0]) return false;
+  tile.expert = pairs.tiles[1 + 2 * (down / each)];
+  tile.pair = pairs.tiles[2 + 2 * (down / each)] + down % each * Rows;
+  tile.rows = max(0, min(Rows, pairs.expert_offsets[tile.expert + 1] - tile.pair));
   tile.column = number % across * tile_columns;
   return true;
 }

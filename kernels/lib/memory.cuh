@@ -16,6 +16,7 @@ PTX uint4 ld_shared_16(uint32_t from) {
 }
 // Nothing is known of an address any more, so that what is computed from it is not kept.
 template <class T> PTX void opaque(T*& p) { asm volatile("" : "+l"(p)); }
+PTX void opaque(int& n) { asm volatile("" : "+r"(n)); }
 // The compiler may take a plain store of 16 bytes apart.
 PTX void st_global_16(void* to, uint4 v) {
   asm volatile("st.global.v4.b32 [%0], {%1,%2,%3,%4};" ::"l"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");

@@ -27,11 +27,13 @@ template <int N> PTX void wgmma_hold(float (&d)[N]) {
 #define TENS(t) "%" #t "0, %" #t "1, %" #t "2, %" #t "3, %" #t "4, %" #t "5, %" #t "6, %" #t "7, %" #t "8, %" #t "9, "
 #define REGISTERS_32 TENS() TENS(1) TENS(2) "%30, %31"
 #define REGISTERS_64 TENS() TENS(1) TENS(2) TENS(3) TENS(4) TENS(5) "%60, %61, %62, %63"
+#define REGISTERS_96 TENS() TENS(1) TENS(2) TENS(3) TENS(4) TENS(5) TENS(6) TENS(7) TENS(8) "%90, %91, %92, %93, %94, %95"
 #define REGISTERS_128 \
   TENS() TENS(1) TENS(2) TENS(3) TENS(4) TENS(5) TENS(6) TENS(7) TENS(8) TENS(9) TENS(10) TENS(11) "%120, %121, %122, %123, %124, %125, %126, %127"
 #define D8(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
 #define D32(i) D8(i), D8(i + 8), D8(i + 16), D8(i + 24)
 #define D64(i) D32(i), D32(i + 32)
+#define D96(i) D64(i), D32(i + 64)
 #define D128(i) D64(i), D64(i + 64)
 // `a`, `b`, `scale` and the two transpositions follow the accumulators as operands R, R + 1, ... R + 4.
 #define WGMMA(N, R, type, a, b, scale, trans_a, trans_b)                                                                            \
@@ -45,14 +47,18 @@ WGMMA(64, 32, bf16, 32, 33, 34, 35, 36)
 WGMMA(64, 32, f16, 32, 33, 34, 35, 36)
 WGMMA(128, 64, bf16, 64, 65, 66, 67, 68)
 WGMMA(128, 64, f16, 64, 65, 66, 67, 68)
+WGMMA(192, 96, bf16, 96, 97, 98, 99, 100)
+WGMMA(192, 96, f16, 96, 97, 98, 99, 100)
 WGMMA(256, 128, bf16, 128, 129, 130, 131, 132)
 WGMMA(256, 128, f16, 128, 129, 130, 131, 132)
 #undef WGMMA
 #undef D128
+#undef D96
 #undef D64
 #undef D32
 #undef D8
 #undef REGISTERS_128
+#undef REGISTERS_96
 #undef REGISTERS_64
 #undef REGISTERS_32
 #undef TENS
@@ -70,6 +76,8 @@ WGMMA(64, bf16, bf16_to_float)
 WGMMA(64, f16, half_to_float)
 WGMMA(128, bf16, bf16_to_float)
 WGMMA(128, f16, half_to_float)
+WGMMA(192, bf16, bf16_to_float)
+WGMMA(192, f16, half_to_float)
 WGMMA(256, bf16, bf16_to_float)
 WGMMA(256, f16, half_to_float)
 #undef WGMMA

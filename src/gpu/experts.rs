@@ -38,7 +38,7 @@ pub unsafe fn up(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &ExpertsUp, 
     let a = args;
     check(pairs, [a.width, a.expert_width, a.experts], &a.pairs)?;
     check_activation(a.activation)?;
-    check_folded(a.folded, a.activation, a.experts_weights.glu_weight, ("inner", a.inner))?;
+    check_folded(tile, a.folded, a.activation, a.experts_weights.glu_weight, ("inner", a.inner))?;
     check_stride(a.x_stride, a.width)?;
     splits::expect_whole(tile)?;
     splits::expect_cleared(tile, a.counters, a.arrived)?;
@@ -54,8 +54,8 @@ pub unsafe fn up(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &ExpertsUp, 
     let biases = [weights.fc1_bias, weights.glu_bias, shared.fc1_bias, shared.glu_bias].map(|bias| ("a bias", bias));
     let outputs = [("inner", a.inner), ("glu", a.glu), ("hidden", a.hidden)];
     expect_aligned(tile, [a.width, a.expert_width], &[&outputs[..], &biases].concat())?;
-    let columns = if gated { tile.columns / 2 } else { tile.columns };
-    let tiles = pair_tiles(pairs, a.experts, has_shared, a.expert_width, tile.rows, columns)?;
+    let columns = [a.expert_width, if gated { tile.columns / 2 } else { tile.columns } as i32];
+    let tiles = pair_tiles(&a.pairs, pairs, a.experts, has_shared, tile, columns)?;
     let weights = Mapped::first(&a.experts_weights, &a.shared_weights);
     let mapped =
         Mapped { pairs: [0; 2], weights, weight: [a.expert_width, a.width], count: a.experts, pair_width: a.expert_width };
@@ -78,7 +78,8 @@ pub unsafe fn down(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &ExpertsDo
     present(&[("hidden", a.hidden), ("out", a.out), ("fc2's weight", a.experts_weights.fc2_weight)])?;
     let biases = [("a bias", a.experts_weights.fc2_bias), ("a bias", a.shared_weights.fc2_bias)];
     expect_aligned(tile, [a.width, a.expert_width], &[("out", a.out), biases[0], biases[1]])?;
-    let tiles = pair_tiles(pairs, a.experts, a.shared_weights.fc2_weight != 0, a.width, tile.rows, tile.columns)?;
+    let columns = [a.width, tile.columns as i32];
+    let tiles = pair_tiles(&a.pairs, pairs, a.experts, a.shared_weights.fc2_weight != 0, tile, columns)?;
     let weights = Mapped::second(&a.experts_weights, &a.shared_weights);
     let mapped =
         Mapped { pairs: [a.hidden, 0], weights, weight: [a.width, a.expert_width], count: a.experts, pair_width: a.expert_width };
@@ -108,7 +109,7 @@ pub unsafe fn dinner(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &Experts
     if a.folded == 0 {
         present(&[("weighted", a.weighted)])?;
     }
-    check_folded(a.folded, a.activation, a.glu, ("weighted", a.weighted))?;
+    check_folded(tile, a.folded, a.activation, a.glu, ("weighted", a.weighted))?;
     if (a.glu == 0) != (a.dglu == 0) {
         return Err(Error::Refused("dinner needs both glu and dglu, or neither".into()));
     }
@@ -117,7 +118,8 @@ pub unsafe fn dinner(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &Experts
     if a.parts as usize != parts {
         return Err(Error::config("the number of parts", parts.to_string(), a.parts));
     }
-    let tiles = pair_tiles(pairs, a.experts, a.shared_weights.fc2_weight != 0, a.expert_width, tile.rows, tile.columns)?;
+    let columns = [a.expert_width, tile.columns as i32];
+    let tiles = pair_tiles(&a.pairs, pairs, a.experts, a.shared_weights.fc2_weight != 0, tile, columns)?;
     let weights = Mapped::second(&a.experts_weights, &a.shared_weights);
     let mapped = Mapped {
         pairs: [a.inner, a.glu],
@@ -159,7 +161,7 @@ fn prepare_dx(queue: &Queue<'_>, dtype: DType, tile: Tile, args: &ExpertsDx, pai
         }
     }
     expect_aligned(tile, [a.width, a.expert_width], &[("dx", a.dx)])?;
-    let tiles = pair_tiles(pairs, a.experts, has_shared, a.width, tile.rows, tile.columns)?;
+    let tiles = pair_tiles(&a.pairs, pairs, a.experts, has_shared, tile, [a.width, tile.columns as i32])?;
     let weights = Mapped::first(&a.experts_weights, &a.shared_weights);
     let mapped = Mapped {
         pairs: [a.dinner, a.dglu],
@@ -300,7 +302,13 @@ fn check_activation(number: i32) -> Result<()> {
 }
 
 /// Folded, there is nothing but the weighted hidden layer: `other` is written by layers alone whose weights are not.
-fn check_folded(folded: i32, activation: i32, glu: Pointer, other: (&str, Pointer)) -> Result<()> {
+fn check_folded(tile: Tile, folded: i32, activation: i32, glu: Pointer, other: (&str, Pointer)) -> Result<()> {
+    if folded == 0 && tile.rows > 128 {
+        let rows = tile.rows;
+        return Err(Error::Refused(format!(
+            "tiles of {rows} rows are of layers whose weights are folded, and this one's are not"
+        )));
+    }
     if folded == 0 {
         return Ok(());
     }
@@ -311,18 +319,25 @@ fn check_folded(folded: i32, activation: i32, glu: Pointer, other: (&str, Pointe
     if at == 0 { Ok(()) } else { Err(Error::Refused(format!("{what} is not written where weights are folded: expected none"))) }
 }
 
+/// A row's bytes are counted in 32 bits on the device.
 fn check_stride(stride: i64, width: i32) -> Result<()> {
-    if stride >= i64::from(width) {
+    let most = i64::from(i32::MAX) / 4;
+    if (i64::from(width)..=most).contains(&stride) {
         Ok(())
     } else {
-        Err(Error::config("the stride of rows", format!("at least {width}"), stride))
+        Err(Error::config("the stride of rows", format!("from {width} to {most}"), stride))
     }
 }
 
-/// Tiles of pairs by tiles of columns.
-fn pair_tiles(pairs: usize, experts: i32, shared: bool, columns: i32, tile_rows: usize, tile_columns: usize) -> Result<usize> {
-    let down = most_tiles(pairs, experts as usize + usize::from(shared), tile_rows);
-    crate::error::product("a grid of tiles", &[down, (columns as usize).div_ceil(tile_columns)])
+/// Tiles of pairs by tiles of columns. The list's tiles are the kernel's, but that those of 64 rows take any multiple of that apart.
+fn pair_tiles(list: &Pairs, pairs: usize, experts: i32, shared: bool, tile: Tile, columns: [i32; 2]) -> Result<usize> {
+    let (rows, listed) = (tile.rows, list.tile_rows);
+    if listed < 1 || listed as usize % rows != 0 || (listed as usize != rows && rows != Tile::APART) {
+        return Err(Error::config("the rows of the list's tiles", rows.to_string(), listed));
+    }
+    let [columns, tile_columns] = columns.map(|n| n as usize);
+    let down = most_tiles(pairs, experts as usize + usize::from(shared), listed as usize);
+    crate::error::product("a grid of tiles", &[down, listed as usize / rows, columns.div_ceil(tile_columns)])
 }
 
 /// Refuses what engine `wgmma` would read or write in whole 16 bytes, and cannot.

@@ -44,6 +44,8 @@ pub struct Case {
     pub schedule: u64,
     /// None: the general one of the dtype.
     pub tile: Option<Tile>,
+    /// Pairs of a tile in the list; None: the tile's rows.
+    pub listed: Option<usize>,
 }
 
 impl Case {
@@ -63,6 +65,7 @@ impl Case {
             seed: 0,
             schedule: 0,
             tile: None,
+            listed: None,
         }
     }
 
@@ -92,6 +95,16 @@ impl Case {
     pub fn tile(&self, dtype: DType) -> Tile {
         let general = if dtype == DType::F32 { Engine::Ffma } else { Engine::Mma };
         self.tile.unwrap_or(Tile::new(general, 128, 128))
+    }
+
+    /// Pairs of a tile in the list.
+    pub fn listed(&self, dtype: DType) -> usize {
+        self.listed.unwrap_or(self.tile(dtype).rows)
+    }
+
+    /// Whether the tile is one of layers whose weights are folded alone.
+    pub fn folded_alone(&self) -> bool {
+        self.tile.is_some_and(|tile| tile.rows > 128)
     }
 
     /// Without a split: of the products that know none.
@@ -210,8 +223,7 @@ impl<T: Element> Setup<T> {
             parameters,
             buffers: (
                 device.behind(case.before, &[&weights[..], &[f32::NAN; SPARE]].concat()),
-                [(0, &offsets), (case.before, &rows), (0, &case.tiles(case.tile(T::DTYPE).rows))]
-                    .map(|(n, v)| device.behind(n, v)),
+                [(0, &offsets), (case.before, &rows), (0, &case.tiles(case.listed(T::DTYPE)))].map(|(n, v)| device.behind(n, v)),
             ),
             pair_weight: weights.iter().map(|&w| f64::from(w)).collect(),
             expert_of: case.expert_of(),
@@ -224,7 +236,8 @@ impl<T: Element> Setup<T> {
     pub fn list(&self) -> Pairs {
         let (weights, lists) = &self.buffers;
         let [expert_offsets, pair_row, tiles] = lists.each_ref().map(|list| list.pointer());
-        Pairs { expert_offsets, pair_row, pair_weight: weights.pointer(), tiles }
+        let tile_rows = self.case.listed(T::DTYPE) as i32;
+        Pairs { expert_offsets, pair_row, pair_weight: weights.pointer(), tiles, tile_rows }
     }
 
     /// What a split product of so many columns needs: room for its parts, and counters that nobody has set to 0 yet, with their number.

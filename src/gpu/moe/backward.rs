@@ -89,7 +89,7 @@ impl Backward {
         let others = [(args.workspace.at, 0), (args.dy, args.dy_stride)].into_iter();
         let others = others.chain(super::addresses(&parameters)).chain(super::addresses(&gradients));
         let plan = super::plan(facts, config, input, &sizes, state, others);
-        let pairs = super::pairs(state);
+        let pairs = super::pairs(state, &plan);
         let [rows, width, experts, top_k] = [sizes.rows, config.width, config.experts.count, config.top_k].map(|n| n as i32);
         let (expert_width, activation) = (config.experts.width as i32, config.experts.activation as i32);
         let (x_stride, dy_stride) = (input.x_stride as i64, args.dy_stride as i64);

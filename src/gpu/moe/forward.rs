@@ -63,7 +63,7 @@ impl Forward {
         let parameters = super::present("the parameter", config, &input.parameters)?;
         let others = [(args.workspace.at, 0)].into_iter().chain(super::addresses(&parameters));
         let plan = super::plan(facts, config, input, &sizes, state, others);
-        let pairs = super::pairs(state);
+        let pairs = super::pairs(state, &plan);
         let [rows, width, experts, top_k] = [sizes.rows, config.width, config.experts.count, config.top_k].map(|n| n as i32);
         let (token_stride, sample_stride) = input.layout.strides(input.tokens, input.samples);
         let parameter = |p: Param| parameters[p];
@@ -114,7 +114,7 @@ impl Forward {
             top_k,
             capacity: config.capacity_of(input.tokens, input.samples)?.unwrap_or(0) as i32,
             batch_scope: (config.capacity_scope == crate::config::CapacityScope::Batch).into(),
-            tile_rows: plan.rows() as i32,
+            tile_rows: plan.rows as i32,
         };
         let (folded, kept) = (experts::folds(config, input.dtype), state[StatePart::Inner]);
         let hidden = if folded && kept != 0 { kept } else { space.hidden };

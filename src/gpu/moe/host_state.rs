@@ -53,7 +53,7 @@ impl<T: Element> Resident<T> {
         for (i, &row) in shared.iter().enumerate() {
             shared_pairs[row as usize] = (pairs + i) as u32;
         }
-        let tile_rows = self.plan()?.rows();
+        let tile_rows = self.plan()?.rows;
         let room = state_layout(&self.config, T::DTYPE, self.tokens, self.samples, self.needed_rows.len(), true)?;
         let pair_row = [&routing.pair_row, shared].concat();
         let mut pair_weight = routing.pair_weight.clone();

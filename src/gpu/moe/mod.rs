@@ -173,12 +173,13 @@ fn addresses(all: &Parameters<Pointer>) -> impl Iterator<Item = (Pointer, usize)
     routed.into_iter().chain(shared).map(|at| (at, 0))
 }
 
-fn pairs(state: &State<Pointer>) -> Pairs {
+fn pairs(state: &State<Pointer>, plan: &Plan) -> Pairs {
     Pairs {
         expert_offsets: state[StatePart::ExpertOffsets],
         pair_row: state[StatePart::PairRow],
         pair_weight: state[StatePart::PairWeight],
         tiles: state[StatePart::Tiles],
+        tile_rows: plan.rows as i32,
     }
 }
 

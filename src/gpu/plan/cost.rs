@@ -53,8 +53,8 @@ const INSTRUCTIONS: f64 = 4.0 * 32.0 * 1.75e9;
 /// Instructions of each element that goes through shared memory as f32; counted by eye.
 const THROUGH_SHARED: f64 = 5.0;
 
-/// The share of the card's peak that the main loop reaches: with tiles of 128 by 256 and no multicast 704 of 763 TFLOP/s (fast.cu's ladder);
-/// gathering costs 6.3 % along M and 8.5 % along K (SonicMoE). On Hopper `mma.sync` reaches 63 % of the peak (Luo et al., 2024), and from
+/// The share of the card's peak that the main loop reaches: with tiles of 128 by 256 and no multicast 704 of 763 TFLOP/s (fast.cu's ladder),
+/// with tiles of 192 by 192 and no multicast 766 of 794 and 777 of 808 (its README); gathering costs 6.3 % along M and 8.5 % along K (SonicMoE). On Hopper `mma.sync` reaches 63 % of the peak (Luo et al., 2024), and from
 /// shared memory no more than 67 %; elsewhere three quarters are expected of a plain pipeline. Small tiles read more for what they multiply.
 fn efficiency(tile: Tile, product: Product, arch: Arch) -> f64 {
     let gathered = match (product.gathers(), product.is_over_pairs()) {
@@ -63,6 +63,7 @@ fn efficiency(tile: Tile, product: Product, arch: Arch) -> f64 {
         (true, false) => 0.915,
     };
     match tile.engine {
+        Engine::Wgmma if tile.rows == 192 => 0.96 * gathered,
         Engine::Wgmma => 0.92 * gathered,
         Engine::Ffma => 0.6,
         Engine::Mma => {
@@ -81,14 +82,14 @@ fn efficiency(tile: Tile, product: Product, arch: Arch) -> f64 {
 /// The share of its instructions' rate that a warp reaches which has its scheduler to itself.
 const ALONE: f64 = 0.6;
 
-/// Seconds of a tile's epilogue that nothing else hides, beside what other blocks of the multiprocessor do meanwhile. Of `wgmma`'s two groups
-/// that multiply, the second is behind by a step of the first's, which `step` seconds of all tensor cores are enough for: so long the one
+/// Seconds of a tile's epilogue that nothing else hides, beside what other blocks of the multiprocessor do meanwhile. Of `wgmma`'s groups
+/// that multiply, each is behind the one before by a step, which `step` seconds of all tensor cores are enough for: so long the one
 /// multiplies while the other finishes. The other engines' warps finish together, by way of shared memory.
 fn epilogue(tile: Tile, instructions: f64, step: f64) -> f64 {
-    let elements = (tile.rows * tile.columns) as f64;
+    let elements = |rows: usize| (rows * tile.columns) as f64;
     match tile.engine {
-        Engine::Wgmma => (instructions * elements / 2.0 / (INSTRUCTIONS * ALONE) - step).max(0.0),
-        Engine::Mma | Engine::Ffma => (instructions + THROUGH_SHARED) * elements / INSTRUCTIONS,
+        Engine::Wgmma => (instructions * elements(64) / (INSTRUCTIONS * ALONE) - step).max(0.0),
+        Engine::Mma | Engine::Ffma => (instructions + THROUGH_SHARED) * elements(tile.rows) / INSTRUCTIONS,
     }
 }
 

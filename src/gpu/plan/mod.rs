@@ -32,6 +32,8 @@ use tile::{can_run, candidates};
 /// A layer's tiles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
+    /// Pairs of a tile in the layer's list of them.
+    pub rows: usize,
     /// Of x fc1ᵀ.
     pub up: Tile,
     /// Of hidden fc2ᵀ.
@@ -52,11 +54,6 @@ impl Plan {
         Chooser::new(facts, config, dtype, sizes).plan()
     }
 
-    /// Pairs of a tile.
-    pub fn rows(&self) -> usize {
-        self.up.rows
-    }
-
     /// Whether dfc2, dfc1 and dx go in one launch: with one tile of engine `wgmma`, which then is never slower than one by one.
     pub fn merges(&self) -> bool {
         self.dx.engine == Engine::Wgmma && [self.dfc1, self.dfc2] == [self.dx; 2]
@@ -74,18 +71,21 @@ impl Plan {
         }
     }
 
-    /// The same rows without tensor maps, which want addresses and strides that are multiples of 16 bytes.
+    /// The same list of tiles without tensor maps, which want addresses and strides that are multiples of 16 bytes.
     pub fn without_maps(self) -> Self {
-        let general = |product| match self.tile(product) {
-            Tile { engine: Engine::Wgmma, rows, .. } => Tile::new(Engine::Mma, rows, 128),
+        let general = |product: Product| match self.tile(product) {
+            Tile { engine: Engine::Wgmma, rows, .. } if product.is_over_pairs() && rows > 128 => {
+                Tile::new(Engine::Mma, Tile::APART, 128)
+            }
+            Tile { engine: Engine::Wgmma, .. } => Tile::new(Engine::Mma, 128, 128),
             other => other,
         };
-        Self::of(Product::ALL.map(general))
+        Self::of(self.rows, Product::ALL.map(general))
     }
 
     /// In the order of [`Product::ALL`].
-    fn of([up, down, dinner, dx, dfc1, dfc2]: [Tile; 6]) -> Self {
-        Self { up, down, dinner, dx, dfc1, dfc2 }
+    fn of(rows: usize, [up, down, dinner, dx, dfc1, dfc2]: [Tile; 6]) -> Self {
+        Self { rows, up, down, dinner, dx, dfc1, dfc2 }
     }
 }
 
@@ -137,12 +137,13 @@ impl<'a> Chooser<'a> {
             let over_pairs = Product::ALL.into_iter().filter(|product| product.is_over_pairs());
             over_pairs.map(|product| Some(self.fastest(product, Some(rows))?.1)).sum()
         };
-        let timed = [128, 64, 32, 16].into_iter().filter_map(|rows| Some((rows, seconds(rows)?)));
+        let timed = [192, 128, 64, 32, 16].into_iter().filter_map(|rows| Some((rows, seconds(rows)?)));
         let rows = timed.min_by(|a, b| a.1.total_cmp(&b.1)).map_or(general.rows, |(rows, _)| rows);
-        let apart = Plan::of(Product::ALL.map(|product| {
+        let tiles = Product::ALL.map(|product| {
             let rows = product.is_over_pairs().then_some(rows);
             self.fastest(product, rows).map_or(general, |(tile, _)| tile)
-        }));
+        });
+        let apart = Plan::of(rows, tiles);
         let tiles = candidates(Product::Dfc1).filter(|tile| tile.rows == rows && self.can_run(*tile));
         let plans = tiles.map(|tile| Plan { dfc2: tile, dfc1: tile, dx: tile, ..apart }).filter(Plan::merges);
         let timed = [apart].into_iter().chain(plans).map(|plan| (plan, self.after_dinner(&plan)));
@@ -151,5 +152,6 @@ impl<'a> Chooser<'a> {
 
     fn can_run(&self, tile: Tile) -> bool {
         can_run(tile.engine, self.facts, self.dtype, [self.load.width, self.load.expert_width])
+            && (tile.rows <= 128 || self.load.folded)
     }
 }

@@ -51,6 +51,8 @@ pub struct Block {
 impl Tile {
     /// The fewest rows that a tile of pairs has: no list of tiles is longer than one of these.
     pub const FEWEST_ROWS: usize = 16;
+    /// Tiles of so many rows also take those of a list apart that have a multiple of it.
+    pub const APART: usize = 64;
     /// The fewest columns of any.
     pub const FEWEST_COLUMNS: usize = 128;
 
@@ -80,8 +82,9 @@ impl Tile {
     }
 }
 
-/// All that there are kernels for, in each dtype of their engine; those of few rows for products over pairs alone.
-pub(super) const TILES: [Tile; 7] = [
+/// All that there are kernels for, in each dtype of their engine; those of few rows for products over pairs alone, and that of 192 by 192 for
+/// layers whose weights are folded, in bf16.
+pub(super) const TILES: [Tile; 8] = [
     Tile::new(Engine::Ffma, 128, 128),
     Tile::new(Engine::Mma, 128, 128),
     Tile::new(Engine::Mma, 64, 128),
@@ -89,6 +92,7 @@ pub(super) const TILES: [Tile; 7] = [
     Tile::new(Engine::Mma, 16, 128),
     Tile::new(Engine::Wgmma, 128, 128),
     Tile::new(Engine::Wgmma, 128, 256),
+    Tile::new(Engine::Wgmma, 192, 192),
 ];
 
 /// What K is split into, of the products of few columns and a long K, in tiles of few rows.
@@ -110,7 +114,7 @@ pub(super) fn can_run(engine: Engine, facts: &Facts, dtype: DType, widths: [usiz
 
 /// The tiles that a product can have.
 pub(super) fn candidates(product: Product) -> impl Iterator<Item = Tile> {
-    let fits = move |tile: &&Tile| product.is_over_pairs() || tile.rows == 128;
+    let fits = move |tile: &&Tile| product.is_over_pairs() || tile.rows >= 128;
     TILES.iter().filter(fits).flat_map(move |&tile| {
         let can_split = matches!(product, Product::Down | Product::Dx) && tile.rows < 128;
         let most = if can_split { SPLITS.len() } else { 1 };
