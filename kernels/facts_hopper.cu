@@ -20,9 +20,10 @@ template <bool MnMajor> PTX void put_operand(const void* from, uint32_t to, int 
 }
 
 template <int TransA, int TransB> PTX void step(float (&d)[64], uint64_t a, uint64_t b, int add) { wgmma_m64n128k16_bf16<TransA, TransB>(d, a, b, add); }
+template <int TransA, int TransB> PTX void step(float (&d)[96], uint64_t a, uint64_t b, int add) { wgmma_m64n192k16_bf16<TransA, TransB>(d, a, b, add); }
 template <int TransA, int TransB> PTX void step(float (&d)[128], uint64_t a, uint64_t b, int add) { wgmma_m64n256k16_bf16<TransA, TransB>(d, a, b, add); }
 
-// Multiplies 64 by 128 or 256 by 64. `between` is what is done with the accumulators after half of it.
+// Multiplies 64 by 128, 192 or 256 by 64. `between` is what is done with the accumulators after half of it.
 template <int TransA, int TransB, int N, class Between> PTX void multiply(float (&d)[N], uint32_t a, uint32_t b, Between between) {
   uint64_t from_a = wgmma_operand(a, TransA ? kTile : 0, 1024), from_b = wgmma_operand(b, TransB ? kTile : 0, 1024);
 #pragma unroll
@@ -195,13 +196,22 @@ template <bool ByCopy> PTX void pipeline(const FactProbe& p) {
   else drain<ByCopy>(p, base, bars);
 }
 
-// A warpgroup gives registers up, two take them. out: [384].
-PTX void registers(const FactProbe& p) {
+// A warpgroup gives registers up, the others take them. out: one word a thread.
+template <int Fewer, int More> PTX void registers(const FactProbe& p) {
   uint32_t* out = static_cast<uint32_t*>(p.out);
   unsigned t = threadIdx.x;
-  if (t < 128) setmaxnreg_dec<72>();
-  else setmaxnreg_inc<216>();
+  if (t < 128) setmaxnreg_dec<Fewer>();
+  else setmaxnreg_inc<More>();
   out[t] = t;
+}
+
+// The rows that stmatrix writes: words m of all lanes are matrix m. out: [32][4].
+PTX void stmatrix(const FactProbe& p) {
+  DYNAMIC_SHARED(smem);
+  uint32_t lane = threadIdx.x, row = shared_u32(smem) + lane * 16;
+  stmatrix_x4(row, lane * 4, lane * 4 + 1, lane * 4 + 2, lane * 4 + 3);
+  __syncwarp();
+  static_cast<uint4*>(p.out)[lane] = ld_shared_16(row);
 }
 
 PTX void dependents(const FactProbe& p) {
@@ -215,6 +225,8 @@ HOPPER_KERNEL(facts_wgmma_nn, FactProbe, 128, 1, facts_hopper::wgmma<0, 0>(p))
 HOPPER_KERNEL(facts_wgmma_nt, FactProbe, 128, 1, facts_hopper::wgmma<0, 1>(p))
 HOPPER_KERNEL(facts_wgmma_tn, FactProbe, 128, 1, facts_hopper::wgmma<1, 0>(p))
 HOPPER_KERNEL(facts_wgmma_tt, FactProbe, 128, 1, facts_hopper::wgmma<1, 1>(p))
+HOPPER_KERNEL(facts_wgmma_192_nn, FactProbe, 128, 1, facts_hopper::wgmma<0, 0, 192>(p))
+HOPPER_KERNEL(facts_wgmma_192_tt, FactProbe, 128, 1, facts_hopper::wgmma<1, 1, 192>(p))
 HOPPER_KERNEL(facts_wgmma_wide_nn, FactProbe, 128, 1, facts_hopper::wgmma<0, 0, 256>(p))
 HOPPER_KERNEL(facts_wgmma_wide_tt, FactProbe, 128, 1, facts_hopper::wgmma<1, 1, 256>(p))
 HOPPER_KERNEL(facts_wgmma_scale, FactProbe, 128, 1, facts_hopper::scale(p))
@@ -225,5 +237,7 @@ HOPPER_KERNEL(facts_parity, FactProbe, 32, 1, facts_hopper::parity(p))
 HOPPER_KERNEL(facts_arrive_by_copy, FactProbe, 128, 1, facts_hopper::arrive_by_copy(p))
 HOPPER_KERNEL(facts_pipeline, FactProbe, 256, 1, facts_hopper::pipeline<false>(p))
 HOPPER_KERNEL(facts_pipeline_by_copy, FactProbe, 256, 1, facts_hopper::pipeline<true>(p))
-HOPPER_KERNEL(facts_registers, FactProbe, 384, 1, facts_hopper::registers(p))
+HOPPER_KERNEL(facts_registers, FactProbe, 384, 1, facts_hopper::registers<72, 216>(p))
+HOPPER_KERNEL(facts_registers_of_four, FactProbe, 512, 1, facts_hopper::registers<80, 144>(p))
+HOPPER_KERNEL(facts_stmatrix, FactProbe, 32, 1, facts_hopper::stmatrix(p))
 HOPPER_KERNEL(facts_dependents, FactProbe, 32, 1, facts_hopper::dependents(p))

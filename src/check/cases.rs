@@ -60,6 +60,8 @@ pub fn every_axis() -> Vec<(&'static str, Layer)> {
 /// the same with few rows that are needed; and layers of a language model's kind, one of them of few rows.
 pub fn full_size() -> Vec<(&'static str, Layer)> {
     let published = Layer::random(MoeConfig::token_authors(768), 197, 4, Layout::TokensFirst, 1);
+    let half = MoeConfig::token_authors(384);
+    let half = MoeConfig { experts: Experts { width: 768, ..half.experts }, ..half };
     let gated = |width: usize, expert_width: usize, tokens: usize, seed: u64| {
         let mut config = MoeConfig { top_k: 2, shared_expert: true, capacity: Capacity::None, ..MoeConfig::token_paper(width) };
         config.experts = Experts { count: 4, width: expert_width, activation: Activation::Silu, gated: true, ..config.experts };
@@ -68,6 +70,8 @@ pub fn full_size() -> Vec<(&'static str, Layer)> {
     vec![
         ("full size, one row of each sample needed", Layer { rows_needed: Some((0..4).collect()), ..published.clone() }),
         ("full size", published),
+        // The tiles of 192 by 192, which are relu's in bf16, and enough of them for more than a round.
+        ("half as wide", Layer::random(half, 197, 12, Layout::TokensFirst, 6)),
         ("full size, gated, shared", gated(768, 1024, 512, 2)),
         ("full size, gated, shared, few rows", gated(768, 1024, 64, 10)),
         ("a third as wide, gated, shared", gated(256, 512, 512, 4)),
@@ -105,8 +109,10 @@ mod tests {
         assert!(any(true, &|plan| split(plan.down, 64) && split(plan.dx, 64)), "{plans:?}");
         for gated in [false, true] {
             assert!(any(gated, &|plan| wgmma(plan.up, 256)) && any(gated, &|plan| wgmma(plan.dinner, 256)), "{plans:?}");
-            assert!(any(gated, &|plan| plan.merges() && wgmma(plan.dx, 128)), "{plans:?}");
         }
-        assert!(any(true, &|plan| plan.merges() && wgmma(plan.dx, 256)), "{plans:?}");
+        for (gated, columns) in [(true, 128), (true, 256), (false, 192)] {
+            assert!(any(gated, &|plan| plan.merges() && wgmma(plan.dx, columns)), "{plans:?}");
+        }
+        assert!(any(false, &|plan| wgmma(plan.up, 192) && wgmma(plan.down, 192) && wgmma(plan.dinner, 192)), "{plans:?}");
     }
 }

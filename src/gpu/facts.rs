@@ -108,6 +108,10 @@ const PROBES: &[Probe] = &[
     hopper(2, "a wgmma descriptor of an MN-major B", |s| matrices::wgmma(s, "facts_wgmma_nt", 128, [false, true])),
     hopper(2, "a wgmma descriptor of an MN-major A", |s| matrices::wgmma(s, "facts_wgmma_tn", 128, [true, false])),
     hopper(2, "wgmma descriptors of MN-major operands", |s| matrices::wgmma(s, "facts_wgmma_tt", 128, [true, true])),
+    hopper(1, "a wgmma descriptor of 192 columns", |s| matrices::wgmma(s, "facts_wgmma_192_nn", 192, [false, false])),
+    hopper(2, "wgmma descriptors of MN-major operands, one of 192 columns", |s| {
+        matrices::wgmma(s, "facts_wgmma_192_tt", 192, [true, true])
+    }),
     hopper(1, "a wgmma descriptor of 256 columns", |s| matrices::wgmma(s, "facts_wgmma_wide_nn", 256, [false, false])),
     hopper(2, "wgmma descriptors of MN-major operands, one of 256 columns", |s| {
         matrices::wgmma(s, "facts_wgmma_wide_tt", 256, [true, true])
@@ -117,6 +121,7 @@ const PROBES: &[Probe] = &[
     general(4, "the registers of ldmatrix", matrices::ldmatrix),
     general(4, "the fragments of mma.sync in bf16", |s| matrices::mma::<half::bf16>(s, "facts_mma_bf16")),
     general(4, "the fragments of mma.sync in f16", |s| matrices::mma::<half::f16>(s, "facts_mma_f16")),
+    hopper(4, "the rows of stmatrix", matrices::stmatrix),
     hopper(4, "the accumulators of wgmma", matrices::accumulators),
     hopper(5, "a box beyond the tensor's ends counts whole and holds zeros there, x first", |s| matrices::bounds(s, [8, -3])),
     hopper(5, "a box before the tensor's start likewise", |s| matrices::bounds(s, [-5, 30])),
@@ -140,6 +145,7 @@ const PROBES: &[Probe] = &[
     hopper(9, "it may with the copies' own arrival", |s| matrices::pipeline(s, "facts_pipeline_by_copy", 31)),
     hopper(10, "accumulators may hold NaN where they are not read, and be changed between wait and fence", matrices::scale),
     hopper(11, "128 threads give up registers that 256 take", |s| thread_numbers(s, "facts_registers", 384)),
+    hopper(11, "128 threads give up registers that 384 take", |s| thread_numbers(s, "facts_registers_of_four", 512)),
     general(11, "dynamic shared memory begins at a multiple of 1024", shared_base),
     general(12, "conversions round to nearest even, and NaN becomes 0x7fff", conversions),
     general(12, "mma.sync takes the upper 19 bits of an f32 as tf32", matrices::tf32),

@@ -200,6 +200,13 @@ pub fn ldmatrix(session: &Session) -> Answer {
     Ok(compare(&got, &want, |i| format!("lane {}, register {}", i / 16, i / 2 % 8)))
 }
 
+/// Lane l gives word l % 4 of row l / 4 of each matrix, and row l % 8 of matrix l / 8 its place.
+pub fn stmatrix(session: &Session) -> Answer {
+    let got: Vec<u32> = answer(session, "facts_stmatrix", Shape::blocks(1).shared(512), 128, FactProbe::default())?;
+    let want: Vec<u32> = (0..128).map(|i| (i / 4 % 8 * 4 + i % 4) * 4 + i / 32).collect();
+    Ok(compare(&got, &want, |i| format!("matrix {}, row {}, word {}", i / 32, i / 4 % 8, i % 4)))
+}
+
 pub fn mma<T: Half>(session: &Session, kernel: &str) -> Answer {
     let (a, b) = (numbers(16 * 16, 9), numbers(8 * 16, 10));
     let (a_put, b_put) = (put::<T>(session, &a, 16, false)?, put::<T>(session, &b, 8, false)?);
