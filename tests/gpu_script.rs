@@ -70,5 +70,5 @@ fn a_check_that_fails_is_looked_into_at_once_and_told_beside_every_figure() {
     assert!(list("peers", "peer").iter().all(|peer| peer == "dense") && !list("peers", "peer").is_empty());
     let log = fs::read_to_string(at("out/log.txt")).unwrap();
     assert!(log.contains("libraries: /a:/c\n") && !log.contains("stubs"), "{log}");
-    assert!(log.contains("a third as wide the case that fails\n"), "{log}");
+    assert!(log.contains("half as wide the case that fails\n"), "{log}");
 }
