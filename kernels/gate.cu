@@ -17,16 +17,7 @@
 #include "lib/tile_wide.cuh"
 
 namespace gate {
-// The activated hidden layer, [rows, H].
-struct Features {
-  static constexpr bool deep = true;
-  const float* hidden;
-  int64_t first;
-  int rows, width, activation;
-  PTX float operator()(int line, int k) const {
-    return first + line < rows ? activate(activation, hidden[(first + line) * width + k]).value : 0.0f;
-  }
-};
+using Features = tile::Activated<tile::Rows<float>>;
 
 // A tile of a b^T: by tensor cores where both are of 16 bits, which lose nothing in f32 sums.
 template <class T, class To> PTX void multiply(const tile::Rows<T>& a, const tile::Rows<T>& b, int depth, void* shared, To to) {
@@ -109,7 +100,7 @@ template <class T> PTX void apart(const GateForward& p, void* shared) {
     tile::Rows<T> x{static_cast<const T*>(p.x), p.x_stride, first, p.rows};
     if (p.hidden_width > 0) {
       affine<T>(x, p.fc1_weight, p.fc1_bias, p.width, p.hidden_width, first, p.rows, p.hidden, shared);
-      Features features{p.hidden, first, p.rows, p.hidden_width, p.activation};
+      Features features{{p.hidden, p.hidden_width, first, p.rows}, p.activation};
       affine<T>(features, p.fc2_weight, p.fc2_bias, p.hidden_width, p.experts, first, p.rows, p.logits, shared);
     } else {
       affine<T>(x, p.fc2_weight, p.fc2_bias, p.width, p.experts, first, p.rows, p.logits, shared);

@@ -171,13 +171,13 @@ fn backward<T: Element, G: Element>(gpu: &Gpu, layer: &Layer, splits: Option<usi
     let activation = config.gate.hidden.map_or(0, |h| h.activation as i32);
     let parameter = |p: Param| upload::<T>(gpu, &layer.parameters[p]);
     let (fc1, fc2) = (parameter(Param::GateFc1Weight), parameter(Param::GateFc2Weight));
-    // Rows that begin at even elements, with something behind them that is not to be read.
+    // Rows that begin at even elements, with something behind them that is not to be read, and nothing behind the last.
     let x_stride = d.next_multiple_of(2);
     let padded = layer.x.chunks(d).flat_map(|row| row.iter().copied().chain(std::iter::repeat_n(f64::NAN, x_stride - d)));
-    let x = upload::<T>(gpu, &padded.collect::<Vec<_>>());
+    let x = upload::<T>(gpu, &padded.take(rows * x_stride - (x_stride - d)).collect::<Vec<_>>());
     let dlogits = upload::<f32>(gpu, layer.dlogits.as_ref().unwrap());
     let hidden = gate_forward::<T>(gpu, layer, 0).hidden;
-    let cut = gate::Cut::new(gpu.driver.facts().multiprocessors, rows, d, h, e, config.gate.bias).unwrap();
+    let cut = gate::Cut::new(gpu.driver.facts().multiprocessors, T::DTYPE, rows, d, h, e).unwrap();
     let cut = gate::Cut { splits: splits.unwrap_or(cut.splits), ..cut };
     let (dhidden, dx) = (gpu.new_of::<f32>(rows * h), gpu.new_of::<f32>(rows * d));
     let counters = gpu.new_of::<i32>(cut.tiles);
