@@ -81,7 +81,14 @@ pub struct Cut {
 
 impl Cut {
     /// So that a device of so many multiprocessors is busy. `hidden_width` is 0 for a linear gate.
-    pub fn new(multiprocessors: u32, dtype: DType, rows: usize, width: usize, hidden_width: usize, experts: usize) -> Result<Self> {
+    pub fn new(
+        multiprocessors: u32,
+        dtype: DType,
+        rows: usize,
+        width: usize,
+        hidden_width: usize,
+        experts: usize,
+    ) -> Result<Self> {
         let columns = if dtype == DType::F32 { TILE } else { WIDE_TILE };
         let of = |outputs: usize, inputs: usize| product("the gate's tiles", &[outputs.div_ceil(TILE), inputs.div_ceil(columns)]);
         let tiles = match hidden_width {
