@@ -284,6 +284,15 @@ fn the_way_back_takes_any_size_and_any_number_of_splits() {
 }
 
 #[test]
+fn no_split_is_longer_than_tensor_cores_may_sum() {
+    for rows in [0, 1, 2048, 2049, 12_608, 1 << 20] {
+        let splits = |dtype| gate::Cut::new(1, dtype, rows, 4096, 1024, 10).unwrap().splits;
+        assert_eq!([splits(DType::Bf16), splits(DType::F16)], [rows.div_ceil(2048).max(1); 2]);
+        assert_eq!(splits(DType::F32), 1);
+    }
+}
+
+#[test]
 fn the_way_back_gives_the_same_bits_for_all_seeds() {
     let layer = gated(40, Some(70), 12, 3, 700, 2);
     let first = backward::<bf16, f32>(&Gpu::new(0), &layer, Some(4), None);
