@@ -121,7 +121,7 @@ struct Share {
   int start, down;
 };
 
-// hidden: written, and 0 in `sums` outside.
+// Outside of hidden `sums` are 0.
 template <class T> PTX void add_bias(const GateForward& p, const Share& at, Sums& sums) {
   const T* bias = static_cast<const T*>(p.fc1_bias);
   int lane = threadIdx.x % 32;
@@ -138,11 +138,8 @@ template <class T> PTX void add_bias(const GateForward& p, const Share& at, Sums
         if (i >= at.down) continue;
 #pragma unroll
         for (int r = 0; r < 4; r++) {
-          int64_t row = at.first + Sums::row(i) + lane / 4 + r / 2 * 8;
-          float sum = sums.of[i][j][half][r] + b[r % 2];
-          bool inside = row < at.end && column + r % 2 < p.hidden_width;
-          if (inside) p.hidden[row * p.hidden_width + column + r % 2] = sum;
-          sums.of[i][j][half][r] = inside ? sum : 0.0f;
+          bool inside = at.first + Sums::row(i) + lane / 4 + r / 2 * 8 < at.end && column + r % 2 < p.hidden_width;
+          sums.of[i][j][half][r] = inside ? sums.of[i][j][half][r] + b[r % 2] : 0.0f;
         }
       }
     }
@@ -224,6 +221,7 @@ template <class T> PTX void joined(const GateForward& p) {
       tile::Rows<T> fc1{static_cast<const T*>(p.fc1_weight), p.width, at.start, p.hidden_width};
       tile_wide::multiply(x, fc1, p.width, at.down, across, sums);
       add_bias<T>(p, at, sums);
+      sums.write(p.hidden, first, at.end, at.start, p.hidden_width, at.down);
       activate_all(p.activation, at.down, sums);
       weigh<T>(p, at, across, sums, fc2, parts);
       for (int i = threadIdx.x; i < count; i += tile::kThreads) {

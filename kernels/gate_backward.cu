@@ -96,7 +96,7 @@ template <class T> PTX void fill(const GateBackwardRows& p, const Resident& to, 
 }
 
 template <class T> PTX void rows_joined(const GateBackwardRows& p) {
-  int width = (p.hidden_width + 63) / 64 * 64, most = min(8, Resident::kBytes / (64 * width)), lane = threadIdx.x % 32;
+  int width = (p.hidden_width + 63) / 64 * 64, most = min(8, Resident::kBytes / (64 * width));
   int tiles = (p.rows - 1) / 16 + 1, turns = (tiles - 1) / (most * int(gridDim.x)) + 1, each = (tiles - 1) / (int(gridDim.x) * turns) + 1;
   int down = (each + 1) / 2;
   Resident dhidden{width, each * 16};
@@ -107,16 +107,7 @@ template <class T> PTX void rows_joined(const GateBackwardRows& p) {
     for (int start = 0; start < p.width; start += Resident::kColumns) {
       tile_wide::Sums sums;
       tile_resident::multiply(dhidden, fc1, p.width, down, start, sums);
-#pragma unroll
-      for (int i = 0; i < 4; i++) {
-        if (i >= down) continue;
-#pragma unroll
-        for (int v = 0; v < 32; v++) {
-          int64_t row = first + tile_wide::Sums::row(i) + lane / 4 + v / 2 % 2 * 8;
-          int64_t d = int64_t(start) + tile_wide::Sums::column(v / 8) + v / 4 % 2 * 8 + lane % 4 * 2 + v % 2;
-          if (row < end && d < p.width) p.dx[row * p.width + d] = sums.of[i][v / 8][v / 4 % 2][v % 4];
-        }
-      }
+      sums.write(p.dx, first, end, start, p.width, down);
     }
   }
 }

@@ -37,6 +37,10 @@ template <class T> PTX bool aligned_pair(const T* p) { return uint64_t(p) % (2 *
 template <class T> PTX Pair<T> load_pair(const T* from) { return *reinterpret_cast<const Pair<T>*>(from); }
 PTX float2 pair_of(float first, float second) { return make_float2(first, second); }
 template <class T> PTX uint32_t pair_of(T first, T second) { return uint32_t(first.bits) | uint32_t(second.bits) << 16; }
+// One store, which the compiler may make two of what it is told are two values.
+PTX void store_pair(float* to, float first, float second) {
+  *reinterpret_cast<uint64_t*>(to) = uint64_t(__float_as_uint(first)) | uint64_t(__float_as_uint(second)) << 32;
+}
 PTX void unpack(float2 pair, float* to, float) {
   to[0] = pair.x;
   to[1] = pair.y;
