@@ -66,33 +66,45 @@ using tile_resident::Resident;
 [[maybe_unused]] constexpr int kWidest = Resident::kBytes / 64;   // the widest hidden layer of which 16 rows are resident
 static_assert(tile_split::shared_bytes(tile::kLines) <= tile_wide::kShared, "what stays apart needs less");
 
-// 8 rows of one column at a time.
+// 8 rows of one column at a time. Every thread needs all of dlogits: from shared memory, [E, lines] where fc1 is to pass by, if it has room.
 template <class T> PTX void fill(const GateBackwardRows& p, const Resident& to, int64_t first, int64_t end) {
   DYNAMIC_SHARED(smem);
+  float* room = reinterpret_cast<float*>(smem + Resident::kBytes);
   const T* fc2 = static_cast<const T*>(p.fc2_weight);
+  const float* dlogits = p.dlogits + first * p.experts;
+  int rows = int(end - first), all = to.lines * p.experts;
+  bool has_room = all <= Resident::kStages * Resident::kStage / int(sizeof(float));
+  for (int i = threadIdx.x; has_room && i < all; i += tile::kThreads)
+    room[i % p.experts * to.lines + i / p.experts] = i < rows * p.experts ? dlogits[i] : 0.0f;
+  __syncthreads();
   for (int item = threadIdx.x; item < to.depth * (to.lines / 8); item += tile::kThreads) {
-    int h = item % to.depth, line = item / to.depth * 8;
+    int h = item % to.depth, line = item / to.depth * 8, experts = h < p.hidden_width ? p.experts : 0;
     float hidden[8], sums[8];
 #pragma unroll
     for (int i = 0; i < 8; i++) {
-      bool inside = first + line + i < end && h < p.hidden_width;
+      bool inside = line + i < rows && h < p.hidden_width;
       hidden[i] = inside ? p.hidden[(first + line + i) * p.hidden_width + h] : 0.0f;
       sums[i] = 0.0f;
     }
-    for (int e = 0; e < p.experts && h < p.hidden_width; e++) {
-      float w = to_float(fc2[int64_t(e) * p.hidden_width + h]);
+    auto sum_up = [&](auto dlogit) {
+#pragma unroll 4
+      for (int e = 0; e < experts; e++) {
+        float w = to_float(fc2[int64_t(e) * p.hidden_width + h]);
 #pragma unroll
-      for (int i = 0; i < 8; i++)
-        if (first + line + i < end) sums[i] += p.dlogits[(first + line + i) * p.experts + e] * w;
-    }
+        for (int i = 0; i < 8; i++) sums[i] += dlogit(e, i) * w;
+      }
+    };
+    if (has_room) sum_up([&](int e, int i) { return room[e * to.lines + line + i]; });
+    else sum_up([&](int e, int i) { return dlogits[min(line + i, rows - 1) * p.experts + e]; });
 #pragma unroll
     for (int i = 0; i < 8; i++) {
-      bool inside = first + line + i < end && h < p.hidden_width;
+      bool inside = line + i < rows && h < p.hidden_width;
       float d = inside ? sums[i] * activate(p.activation, hidden[i]).slope : 0.0f;
       if (inside) p.dhidden[(first + line + i) * p.hidden_width + h] = d;
       to.set(smem, line + i, h, d);
     }
   }
+  __syncthreads();                       // the product's steps come in the place of dlogits
 }
 
 template <class T> PTX void rows_joined(const GateBackwardRows& p) {
@@ -103,7 +115,7 @@ template <class T> PTX void rows_joined(const GateBackwardRows& p) {
   tile::Rows<T> fc1{static_cast<const T*>(p.fc1_weight), p.width, 0, p.hidden_width};
   for (int64_t first = int64_t(blockIdx.x) * each * 16; first < p.rows; first += int64_t(gridDim.x) * each * 16) {
     int64_t end = min(int64_t(p.rows), first + each * 16);
-    fill<T>(p, dhidden, first, end);     // which all have done before the product's first step is read
+    fill<T>(p, dhidden, first, end);
     for (int start = 0; start < p.width; start += Resident::kColumns) {
       tile_wide::Sums sums;
       tile_resident::multiply(dhidden, fc1, p.width, down, start, sums);
