@@ -267,7 +267,7 @@ fn the_way_back_takes_any_size_and_any_number_of_splits() {
         (63, Some(64), 5, 70, Some(3)),
         (64, None, 65, 130, None),
         (130, Some(70), 40, 600, Some(7)),
-        (20, Some(8), 300, 33, Some(2)),
+        (20, Some(8), 400, 33, Some(2)),
         (12, Some(9), 3, 1200, None),
         (20, Some(1100), 5, 70, Some(2)),
         (8, Some(1160), 3, 20, None),
