@@ -4,8 +4,8 @@
 //          with parameters in bf16 or f16 and a hidden layer of at most 1152 a block takes 16 to 128 rows, so many that all multiprocessors
 //          have alike and that dhidden stays in shared memory; fc1 passes by it, 256 columns at once.
 // weights: dfc1 = dhidden^T x, dfc2 = dlogits^T act(hidden), or dlogits^T x. A block takes a tile of 64 x 64 sums, or in 16 bits of 64 x 128,
-//          over a split of the rows, and where the tile is the first across those of the biases' gradients from what it has of dhidden or
-//          dlogits; the last of a tile's splits adds their parts in order.
+//          over a split of the rows; the first tile across sums up the bias's gradient too, of what passes by of dhidden or dlogits. The last
+//          of a tile's splits adds their parts in order.
 // With parameters in bf16 or f16 products run on tensor cores, of values cut into bf16 parts (lib/tile_split.cuh): gradients are f32, and
 // lose 2^-17 of themselves. In f32 they run in scalar multiply-adds (lib/tile.cuh).
 // Grid: any. Shared memory: 17 KiB in f32, else 96 KiB (rows) or 60 KiB (weights). The same bits on every run, whatever the order of blocks.
