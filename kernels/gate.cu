@@ -17,16 +17,7 @@
 #include "lib/tile_wide.cuh"
 
 namespace gate {
-// The activated hidden layer, [rows, H].
-struct Features {
-  static constexpr bool deep = true;
-  const float* hidden;
-  int64_t first;
-  int rows, width, activation;
-  PTX float operator()(int line, int k) const {
-    return first + line < rows ? activate(activation, hidden[(first + line) * width + k]).value : 0.0f;
-  }
-};
+using Features = tile::Activated<tile::Rows<float>>;
 
 // A tile of a b^T: by tensor cores where both are of 16 bits, which lose nothing in f32 sums.
 template <class T, class To> PTX void multiply(const tile::Rows<T>& a, const tile::Rows<T>& b, int depth, void* shared, To to) {
@@ -109,7 +100,7 @@ template <class T> PTX void apart(const GateForward& p, void* shared) {
     tile::Rows<T> x{static_cast<const T*>(p.x), p.x_stride, first, p.rows};
     if (p.hidden_width > 0) {
       affine<T>(x, p.fc1_weight, p.fc1_bias, p.width, p.hidden_width, first, p.rows, p.hidden, shared);
-      Features features{p.hidden, first, p.rows, p.hidden_width, p.activation};
+      Features features{{p.hidden, p.hidden_width, first, p.rows}, p.activation};
       affine<T>(features, p.fc2_weight, p.fc2_bias, p.hidden_width, p.experts, first, p.rows, p.logits, shared);
     } else {
       affine<T>(x, p.fc2_weight, p.fc2_bias, p.width, p.experts, first, p.rows, p.logits, shared);
@@ -130,7 +121,7 @@ struct Share {
   int start, down;
 };
 
-// hidden: written, and 0 in `sums` outside.
+// Outside of hidden `sums` are 0.
 template <class T> PTX void add_bias(const GateForward& p, const Share& at, Sums& sums) {
   const T* bias = static_cast<const T*>(p.fc1_bias);
   int lane = threadIdx.x % 32;
@@ -147,11 +138,8 @@ template <class T> PTX void add_bias(const GateForward& p, const Share& at, Sums
         if (i >= at.down) continue;
 #pragma unroll
         for (int r = 0; r < 4; r++) {
-          int64_t row = at.first + Sums::row(i) + lane / 4 + r / 2 * 8;
-          float sum = sums.of[i][j][half][r] + b[r % 2];
-          bool inside = row < at.end && column + r % 2 < p.hidden_width;
-          if (inside) p.hidden[row * p.hidden_width + column + r % 2] = sum;
-          sums.of[i][j][half][r] = inside ? sum : 0.0f;
+          bool inside = at.first + Sums::row(i) + lane / 4 + r / 2 * 8 < at.end && column + r % 2 < p.hidden_width;
+          sums.of[i][j][half][r] = inside ? sums.of[i][j][half][r] + b[r % 2] : 0.0f;
         }
       }
     }
@@ -233,6 +221,7 @@ template <class T> PTX void joined(const GateForward& p) {
       tile::Rows<T> fc1{static_cast<const T*>(p.fc1_weight), p.width, at.start, p.hidden_width};
       tile_wide::multiply(x, fc1, p.width, at.down, across, sums);
       add_bias<T>(p, at, sums);
+      sums.write(p.hidden, first, at.end, at.start, p.hidden_width, at.down);
       activate_all(p.activation, at.down, sums);
       weigh<T>(p, at, across, sums, fc2, parts);
       for (int i = threadIdx.x; i < count; i += tile::kThreads) {

@@ -4,8 +4,9 @@
 // several rows are read at once. A thread sums, for each group, differences to the first value that it meets there (so that a common
 // offset cancels before anything is squared) in f64, in shared memory: groups cost no registers and no second pass, until there are more
 // than `window`. Threads, then chunks, are put together from (n, mean, M2): the mean of all first, then M2 + n (mean_i - mean)^2,
-// which neither divides in a chain nor cancels. The block that comes last does so for all chunks in their order, and then compares the
-// variances of the gates: same bits every run.
+// which neither divides in a chain nor cancels. The block that comes last of a job does so for its chunks, eight lanes for each group and
+// column, in an order that hangs on their numbers alone; the one that comes last of all compares the variances of the gates: same bits every
+// run.
 // Grid: any. Shared memory: 3072 bytes for each group of the window. Launched by src/gpu/moments.rs.
 #include "args/moments.cuh"
 #include "lib/grid.cuh"
@@ -22,23 +23,43 @@ struct Place {
   int64_t begin, end;
 };
 
+PTX int tiles(int columns) { return (columns - 1) / kThreads + 1; }
+
 template <class Job> PTX Place place(const Job& job, int unit) {
-  int tiles = (job.columns + kThreads - 1) / kThreads;
   Place at;
-  at.first_column = unit % tiles * kThreads;
+  at.first_column = unit % tiles(job.columns) * kThreads;
   at.width = min(kThreads, job.columns - at.first_column);
   at.slices = kThreads / at.width;
   at.column = at.first_column + int(threadIdx.x) % at.width;
   at.slice = int(threadIdx.x) / at.width;
-  at.begin = int64_t(unit / tiles) * job.chunk_rows;
+  at.begin = int64_t(unit / tiles(job.columns)) * job.chunk_rows;
   at.end = at.slice < at.slices ? min(int64_t(job.rows), at.begin + job.chunk_rows) : 0;
   return at;
 }
 
-// The group of a row; G for one in none.
-template <class Job> PTX int group_of(const Job& job, int64_t row) {
-  int group = job.group ? job.group[int(row) / job.run % job.samples] : 0;
-  return group < 0 ? job.groups : min(group, job.groups);
+// The groups of a thread's next rows: G for one in none, -1 for one that does not count or is past the last. What is loaded of that is of
+// the last instead: all loads are on their way before any branch asks for one.
+template <class Job> PTX void groups_of(const Job& job, const Place& at, int64_t first, int (&groups)[kAtOnce]) {
+  unsigned char counted[kAtOnce];
+  auto row = [&](int i) { return min(first + i * at.slices, at.end - 1); };
+#pragma unroll
+  for (int i = 0; i < kAtOnce; i++) {
+    groups[i] = 0;
+    counted[i] = 1;
+  }
+  if (job.counted) {
+#pragma unroll
+    for (int i = 0; i < kAtOnce; i++) counted[i] = job.counted[row(i)];
+  }
+  if (job.group) {
+#pragma unroll
+    for (int i = 0; i < kAtOnce; i++) groups[i] = job.group[int(row(i)) / job.run % job.samples];
+  }
+#pragma unroll
+  for (int i = 0; i < kAtOnce; i++) {
+    int group = groups[i] < 0 ? job.groups : min(groups[i], job.groups);
+    groups[i] = first + i * at.slices < at.end && counted[i] ? group : -1;
+  }
 }
 
 // What each thread sums of each group of the window.
@@ -69,12 +90,16 @@ PTX void add(const Sums& s, int at, int n, float mean, double m2) {
 // One (n, mean, M2) of several.
 struct Merged { double n, mean, m2; };
 
-template <class Of> PTX Merged merge(int count, Of of) {
+// So many neighbouring lanes each take every so manieth of them; all get the same bits.
+template <int Lanes, class Of> PTX Merged merge(int count, Of of) {
+  int lane = threadIdx.x % Lanes;
   double n = 0, sum = 0, m2 = 0;
-  for (int i = 0; i < count; i++) { Merged one = of(i); n += one.n; sum += one.n * one.mean; }
+  for (int i = lane; i < count; i += Lanes) { Merged one = of(i); n += one.n; sum += one.n * one.mean; }
+  n = lanes_sum<Lanes>(n);
+  sum = lanes_sum<Lanes>(sum);
   double mean = n > 0 ? sum / n : 0.0;
-  for (int i = 0; i < count; i++) { Merged one = of(i); double d = one.mean - mean; m2 += one.m2 + one.n * d * d; }
-  return {n, mean, m2};
+  for (int i = lane; i < count; i += Lanes) { Merged one = of(i); double d = one.mean - mean; m2 += one.m2 + one.n * d * d; }
+  return {n, mean, lanes_sum<Lanes>(m2)};
 }
 
 PTX Merged of_thread(const Sums& s, int at) {
@@ -92,32 +117,30 @@ PTX void sum_rows(const MomentsJob& job, const Place& at, int from_group, int bi
     s.first[own] = s.second[own] = 0;
   }
   for (int64_t first = at.begin + at.slice; first < at.end; first += kAtOnce * at.slices) {
-    float x[kAtOnce][3];
-    int bins_of[kAtOnce];
+    float x[kAtOnce][3] = {};
+    int groups[kAtOnce];
+    auto from = [&](int i) { return min(first + i * at.slices, at.end - 1) * job.columns + at.column; };
+    if (job.merge) {
 #pragma unroll
-    for (int i = 0; i < kAtOnce; i++) {
-      int64_t row = first + i * at.slices;
-      bins_of[i] = -1;
-      if (row >= at.end) continue;
-      const float* from = job.x + (row * job.columns + at.column) * (job.merge ? 3 : 1);
-      x[i][0] = from[0];
-      x[i][1] = job.merge ? from[1] : 0.0f;
-      x[i][2] = job.merge ? from[2] : 0.0f;
-      if (!job.counted || job.counted[row]) bins_of[i] = group_of(job, row) - from_group;
+      for (int v = 0; v < 3 * kAtOnce; v++) x[v / 3][v % 3] = job.x[from(v / 3) * 3 + v % 3];
+    } else {
+#pragma unroll
+      for (int i = 0; i < kAtOnce; i++) x[i][0] = job.x[from(i)];
     }
+    groups_of(job, at, first, groups);
 #pragma unroll
     for (int i = 0; i < kAtOnce; i++) {
-      if (bins_of[i] < 0 || bins_of[i] >= bins) continue;
-      int own = bins_of[i] * kThreads + int(threadIdx.x);
+      int bin = groups[i] - from_group;
+      if (groups[i] < 0 || bin < 0 || bin >= bins) continue;
+      int own = bin * kThreads + int(threadIdx.x);
       if (!job.merge) add(s, own, 1, x[i][0], 0);
       else if (x[i][0] > 0) add(s, own, int(x[i][0]), x[i][1], x[i][2]);
     }
   }
 }
 
-PTX void unit_forward(const MomentsForward& p, int unit) {
-  const MomentsJob& job = p.jobs[job_of(p, unit)];
-  Place at = place(job, unit - job.first_unit);
+PTX void unit_forward(const MomentsForward& p, const MomentsJob& job, int unit) {
+  Place at = place(job, unit);
   int groups = job.groups + job.whole, chunk = int(at.begin / job.chunk_rows);
   Sums s = sums(p.window);
   for (int from = 0; from < groups; from += p.window) {
@@ -126,7 +149,7 @@ PTX void unit_forward(const MomentsForward& p, int unit) {
     __syncthreads();
     for (int item = threadIdx.x; item < bins * at.width; item += kThreads) {
       int bin = item / at.width, column = item % at.width;
-      Merged all = merge(at.slices, [&](int slice) { return of_thread(s, bin * kThreads + slice * at.width + column); });
+      Merged all = merge<1>(at.slices, [&](int slice) { return of_thread(s, bin * kThreads + slice * at.width + column); });
       double* part = p.parts + job.parts + ((int64_t(chunk) * groups + from + bin) * job.columns + at.first_column + column) * 3;
       part[0] = all.n;
       part[1] = all.mean;
@@ -136,21 +159,39 @@ PTX void unit_forward(const MomentsForward& p, int unit) {
   }
 }
 
-// All chunks of a job; of the whole, all its groups too.
-PTX void finish(const MomentsForward& p, const MomentsJob& job) {
-  int groups = job.groups + job.whole, chunks = (job.rows + job.chunk_rows - 1) / job.chunk_rows;
-  for (int64_t item = threadIdx.x; item < int64_t(groups) * job.columns; item += kThreads) {
-    int group = int(item / job.columns), column = int(item % job.columns);
-    bool whole = group == job.groups;
-    Merged all = merge(whole ? chunks * groups : chunks, [&](int i) -> Merged {
-      int64_t at = whole ? i : int64_t(i) * groups + group;
-      const double* part = p.parts + job.parts + (at * job.columns + column) * 3;
-      return {part[0], part[1], part[2]};
-    });
-    if (column == 0) job.count[group] = int(all.n);
+// Merges `count` of each item, which `of(item, i)` gives, and has it taken by one thread; a few lanes an item.
+template <class Of, class Take> PTX void merge_all(int64_t items, int count, Of of, Take take) {
+  constexpr int lanes = 8;
+  for (int64_t first = 0; first < items; first += kThreads / lanes) {
+    int64_t item = first + int(threadIdx.x) / lanes;
+    Merged all = merge<lanes>(item < items ? count : 0, [&](int i) { return of(item, i); });
+    if (item < items && threadIdx.x % lanes == 0) take(item, all);
+  }
+}
+
+// All chunks of a job; then, for the whole, all its groups, whose moments take the place of the first chunk's.
+PTX void finish(const MomentsForward& p, const MomentsJob& job, int units) {
+  int groups = job.groups + job.whole, chunks = units / tiles(job.columns);
+  int64_t columns = job.columns, items = groups * columns, of_groups = job.groups * columns;
+  double* parts = p.parts + job.parts;
+  auto read = [&](int64_t at) -> Merged { return {parts[at * 3], parts[at * 3 + 1], parts[at * 3 + 2]}; };
+  auto put = [&](int64_t item, Merged all) {
+    if (item % columns == 0) job.count[item / columns] = int(all.n);
     job.mean[item] = all.mean;
     job.variance[item] = all.n > 1 ? all.m2 / (all.n - 1) : 0.0;
-  }
+  };
+  auto of_chunk = [&](int64_t item, int chunk) { return read(chunk * items + item); };
+  merge_all(items, chunks, of_chunk, [&](int64_t item, Merged all) {
+    if (item < of_groups) put(item, all);
+    if (!job.whole) return;
+    parts[item * 3] = all.n;
+    parts[item * 3 + 1] = all.mean;
+    parts[item * 3 + 2] = all.m2;
+  });
+  if (!job.whole) return;
+  __syncthreads();   // the block reads them back
+  auto of_group = [&](int64_t column, int group) { return read(group * columns + column); };
+  merge_all(columns, groups, of_group, [&](int64_t column, Merged all) { put(of_groups + column, all); });
 }
 
 // A warp compares each group with the batch; gives what the gate adds to the dispersion, in all threads.
@@ -191,10 +232,16 @@ PTX double of_batch(const MomentsForward& p, const MomentsGate& gate) {
 }
 
 PTX void forward(const MomentsForward& p) {
-  for (int unit = blockIdx.x; unit < p.units; unit += gridDim.x) unit_forward(p, unit);
-  if (!last_block(p.counter)) return;
-  for (int job = 0; job < p.job_count; job++) finish(p, p.jobs[job]);
-  __syncthreads();
+  for (int unit = blockIdx.x; unit < p.units; unit += gridDim.x) {
+    int number = job_of(p, unit);
+    const MomentsJob& job = p.jobs[number];
+    int units = (number + 1 < p.job_count ? p.jobs[number + 1].first_unit : p.units) - job.first_unit;
+    unit_forward(p, job, unit - job.first_unit);
+    if (!last_block(p.counters + 1 + number, units)) continue;
+    finish(p, job, units);
+    if (threadIdx.x == 0) p.counters[1 + number] = 0;
+  }
+  if (!last_block(p.counters)) return;
   double dispersion = 0, batch_variance = 0;
   for (int gate = 0; gate < p.gate_count; gate++) {
     dispersion += compare(p, p.gates[gate]);
@@ -206,37 +253,51 @@ PTX void forward(const MomentsForward& p) {
   }
 }
 
-// What group `group` gives a value of column `column`.
-PTX double gradient(const MomentsBackwardJob& job, int group, int column, float x) {
+// What a group's column has, and the gradients on it.
+struct Group {
+  int count;
+  double mean, dmean, dvariance;
+
+  PTX double gradient(float x) const {
+    double n = count, of_variance = n > 1 ? 2 / (n - 1) : 0.0;
+    return of_variance * dvariance * (double(x) - mean) + dmean / n;
+  }
+};
+
+PTX Group load_group(const MomentsBackwardJob& job, int group, int column) {
   int64_t at = int64_t(group) * job.columns + column;
-  double n = job.count[group], of_variance = n > 1 ? 2 / (n - 1) : 0.0;
-  double d = of_variance * job.dvariance[at] * (double(x) - job.mean[at]);
-  return job.dmean ? d + job.dmean[at] / n : d;
+  return {job.count[group], job.mean[at], job.dmean ? job.dmean[at] : 0.0, job.dvariance[at]};
 }
 
 PTX void backward(const MomentsBackward& p) {
   for (int unit = blockIdx.x; unit < p.units; unit += gridDim.x) {
     const MomentsBackwardJob& job = p.jobs[job_of(p, unit)];
     Place at = place(job, unit - job.first_unit);
+    Group whole = {}, group[kAtOnce] = {};
+    if (job.of_whole && at.begin < at.end) whole = load_group(job, job.groups, at.column);
     for (int64_t first = at.begin + at.slice; first < at.end; first += kAtOnce * at.slices) {
-      float x[kAtOnce], before[kAtOnce];
-      int group[kAtOnce];   // -1: left out
+      float x[kAtOnce], before[kAtOnce] = {};
+      int groups[kAtOnce];
+      auto own = [&](int i) { return min(first + i * at.slices, at.end - 1) * job.columns + at.column; };
 #pragma unroll
-      for (int i = 0; i < kAtOnce; i++) {
-        int64_t row = first + i * at.slices, own = row * job.columns + at.column;
-        if (row >= at.end) continue;
-        x[i] = job.x[own];
-        before[i] = job.add ? job.dx[own] : 0.0f;
-        group[i] = !job.counted || job.counted[row] ? group_of(job, row) : -1;
+      for (int i = 0; i < kAtOnce; i++) x[i] = job.x[own(i)];
+      if (job.add) {
+#pragma unroll
+        for (int i = 0; i < kAtOnce; i++)
+          if (first + i * at.slices < at.end) before[i] = job.dx[own(i)];
+      }
+      groups_of(job, at, first, groups);
+      if (job.of_groups && job.groups > 0) {
+#pragma unroll
+        for (int i = 0; i < kAtOnce; i++) group[i] = load_group(job, min(max(groups[i], 0), job.groups - 1), at.column);
       }
 #pragma unroll
       for (int i = 0; i < kAtOnce; i++) {
-        int64_t row = first + i * at.slices;
-        if (row >= at.end) continue;
+        if (first + i * at.slices >= at.end) continue;
         double d = 0;
-        if (group[i] >= 0 && group[i] < job.groups && job.of_groups) d += gradient(job, group[i], at.column, x[i]);
-        if (group[i] >= 0 && job.of_whole) d += gradient(job, job.groups, at.column, x[i]);
-        job.dx[row * job.columns + at.column] = float(p.upstream * d) + before[i];
+        if (groups[i] >= 0 && groups[i] < job.groups && job.of_groups) d += group[i].gradient(x[i]);
+        if (groups[i] >= 0 && job.of_whole) d += whole.gradient(x[i]);
+        job.dx[own(i)] = float(p.upstream * d) + before[i];
       }
     }
   }
@@ -244,4 +305,4 @@ PTX void backward(const MomentsBackward& p) {
 }
 
 KERNEL(moments_forward, MomentsForward, 128, 2, moments::forward(p))
-KERNEL(moments_backward, MomentsBackward, 128, 8, moments::backward(p))
+KERNEL(moments_backward, MomentsBackward, 128, 4, moments::backward(p))

@@ -36,14 +36,18 @@ struct Block {
 };
 
 // The rows that compete for one expert, in the order in which equals stay: number i is row(i).
-struct Scope {
+struct Sample {
+  static constexpr bool whole = false;
   const RouteForward& p;
-  int rows;
-  int64_t sample;   // or -1: the whole batch
-  PTX int64_t row(int i) const {
-    if (sample >= 0) return int64_t(i) * p.token_stride + sample * p.sample_stride;
-    return int64_t(i / p.samples) * p.token_stride + int64_t(i % p.samples) * p.sample_stride;
-  }
+  int64_t sample;
+  PTX int rows() const { return p.tokens; }
+  PTX int64_t row(int i) const { return int64_t(i) * p.token_stride + sample * p.sample_stride; }
+};
+struct Batch {
+  static constexpr bool whole = true;
+  const RouteForward& p;
+  PTX int rows() const { return p.tokens * p.samples; }
+  PTX int64_t row(int i) const { return int64_t(i / p.samples) * p.token_stride + int64_t(i % p.samples) * p.sample_stride; }
 };
 
 // The higher the larger the weight; 0 where not chosen, 1 for NaN.
@@ -66,16 +70,30 @@ template <class Team, int Held, class Take> PTX void each(int count, Take take) 
   }
 }
 
+// All that a thread holds, `load(number)`, or 0 past the last: nothing is made of any of it here, which would keep the next load waiting.
+template <class Team, int Held, class T, class Load> PTX void load_all(int count, T (&to)[Held], Load load) {
+#pragma unroll
+  for (int j = 0; j < Held; j++) {
+    to[j] = 0;
+    if (Team::rank() + j * Team::size < count) to[j] = load(Team::rank() + j * Team::size);
+  }
+}
+
 // Count, mean and M2 of the final weights of one expert in one sample, by threads that each read what they wrote: `weight(t, j)`.
-template <class Team, int Held, class Weight> PTX void column(const RouteForward& p, int64_t sample, int e, Weight weight) {
+template <class Team, int Held, class Weight> PTX void column(const Sample& of, int e, Weight weight) {
+  const RouteForward& p = of.p;
   int count = 0;
   double sum = 0, squares = 0;   // a thread adds thousands of the same small number, whose roundings in f32 all go one way
   uint32_t counted = 0;          // of those that the thread holds
-  auto counts = [&](int t) { return !p.counted || p.counted[t * int64_t(p.token_stride) + sample * p.sample_stride]; };
-  if constexpr (Held > 0) each<Team, Held>(p.tokens, [&](int t, int j) { counted |= uint32_t(counts(t)) << j; });
+  auto counts = [&](int t) { return p.counted[of.row(t)]; };
+  if constexpr (Held > 0) {
+    unsigned char flags[Held];
+    if (p.counted) load_all<Team, Held>(p.tokens, flags, counts);
+    each<Team, Held>(p.tokens, [&](int, int j) { counted |= uint32_t(!p.counted || flags[j] != 0) << j; });
+  }
   auto measure = [&](auto take) {
     each<Team, Held>(p.tokens, [&](int t, int j) {
-      if (Held > 0 ? counted >> j & 1 : counts(t)) take(double(weight(t, j)));
+      if (Held > 0 ? counted >> j & 1 : !p.counted || counts(t)) take(double(weight(t, j)));
     });
   };
   measure([&](double w) { count++; sum += w; });
@@ -84,25 +102,30 @@ template <class Team, int Held, class Weight> PTX void column(const RouteForward
   measure([&](double w) { squares += (w - mean) * (w - mean); });
   squares = Team::sum(squares);
   if (Team::rank() == 0) {
-    float* to = p.columns + (sample * p.experts + e) * 3;
+    float* to = p.columns + (of.sample * p.experts + e) * 3;
     to[0] = float(count);
     to[1] = float(mean);
     to[2] = float(squares);
   }
 }
 
-template <class Team, int Held> PTX void keep(const RouteForward& p, const Scope& scope, int e) {
+template <class Team, int Held, class Scope> PTX void keep(const RouteForward& p, const Scope& scope, int e) {
+  const int rows = scope.rows();
   uint32_t ranks[Held > 0 ? Held : 1] = {};   // past the last row 0, which no count counts
   auto place = [&](int i) { return scope.row(i) * p.experts + e; };
   auto rank = [&](int i, int j) { return Held > 0 ? ranks[j] : rank_of(p.weights[place(i)]); };
-  if constexpr (Held > 0) each<Team, Held>(scope.rows, [&](int i, int j) { ranks[j] = rank_of(p.weights[place(i)]); });
+  if constexpr (Held > 0) {
+    float weights[Held];
+    load_all<Team, Held>(rows, weights, [&](int i) { return p.weights[place(i)]; });
+    each<Team, Held>(rows, [&](int, int j) { ranks[j] = rank_of(weights[j]); });
+  }
   auto count = [&](auto counts) {
     int here = 0;
     if constexpr (Held > 0) {
 #pragma unroll
       for (int j = 0; j < Held; j++) here += counts(ranks[j], Team::rank() + j * Team::size) ? 1 : 0;
     } else {
-      each<Team, Held>(scope.rows, [&](int i, int j) { here += counts(rank(i, j), i) ? 1 : 0; });
+      each<Team, Held>(rows, [&](int i, int j) { here += counts(rank(i, j), i) ? 1 : 0; });
     }
     return Team::sum(here);
   };
@@ -115,33 +138,41 @@ template <class Team, int Held> PTX void keep(const RouteForward& p, const Scope
     }
     int left = p.capacity - count([=](uint32_t r, int) { return r > least; });   // at least one
     last = 0;
-    for (int bit = 31 - __clz(scope.rows); bit >= 0; bit--) {
+    for (int bit = 31 - __clz(rows); bit >= 0; bit--) {
       int trial = last + (1 << bit);
-      if (trial < scope.rows && count([=](uint32_t r, int i) { return r == least && i < trial; }) < left) last = trial;
+      if (trial < rows && count([=](uint32_t r, int i) { return r == least && i < trial; }) < left) last = trial;
     }
   }
-  each<Team, Held>(scope.rows, [&](int i, int j) {
+  each<Team, Held>(rows, [&](int i, int j) {
     uint32_t r = rank(i, j);
     bool stays = r > least || (r == least && i <= last);
     p.kept[place(i)] = stays;
     if (!stays) p.weights[place(i)] = 0.0f;
     if constexpr (Held > 0) ranks[j] = stays ? r : 0;
   });
-  if (!p.columns || p.batch_scope) return;
-  column<Team, Held>(p, scope.sample, e, [&](int t, int j) { return Held > 0 ? weight_of(ranks[j]) : p.weights[place(t)]; });
+  if constexpr (!Scope::whole) {
+    if (!p.columns) return;
+    column<Team, Held>(scope, e, [&](int t, int j) { return Held > 0 ? weight_of(ranks[j]) : p.weights[place(t)]; });
+  }
 }
 
 template <class Team, int Held> PTX void keep_all(const RouteForward& p) {
-  for (int64_t item = Team::first(); item < (p.batch_scope ? 1 : int64_t(p.samples)) * p.experts; item += Team::step())
-    keep<Team, Held>(p, Scope{p, p.batch_scope ? p.tokens * p.samples : p.tokens, p.batch_scope ? -1 : item / p.experts}, int(item % p.experts));
+  if (p.batch_scope) {
+    for (int64_t e = Team::first(); e < p.experts; e += Team::step()) keep<Team, Held>(p, Batch{p}, int(e));
+  } else {
+    for (int64_t item = Team::first(); item < int64_t(p.samples) * p.experts; item += Team::step())
+      keep<Team, Held>(p, Sample{p, item / p.experts}, int(item % p.experts));
+  }
 }
 
-template <class Team> PTX void columns(const RouteForward& p) {
+template <class Team, int Held> PTX void columns(const RouteForward& p) {
   for (int64_t item = Team::first(); item < int64_t(p.samples) * p.experts; item += Team::step()) {
-    int64_t sample = item / p.experts, e = item % p.experts;
-    column<Team, 0>(p, sample, int(e), [&](int t, int) {
-      return p.weights[(t * int64_t(p.token_stride) + sample * p.sample_stride) * p.experts + e];
-    });
+    Sample of{p, item / p.experts};
+    int e = int(item % p.experts);
+    float weights[Held > 0 ? Held : 1];
+    auto load = [&](int t) { return p.weights[of.row(t) * p.experts + e]; };
+    if constexpr (Held > 0) load_all<Team, Held>(p.tokens, weights, load);
+    column<Team, Held>(of, e, [&](int t, int j) { return Held > 0 ? weights[j] : load(t); });
   }
 }
 
@@ -152,21 +183,26 @@ PTX Stretch stretch(int64_t rows) {
   return {first, min(rows, first + each)};
 }
 
-// Whether (row, expert) is in the list; number E is the shared expert.
-PTX bool listed(const RouteForward& p, int64_t row, int e) {
-  if (p.needed && !p.needed[row]) return false;
-  return e == p.experts ? p.shared_pairs != nullptr : p.kept[row * p.experts + e] != 0;
-}
-
 constexpr int kAtOnce = 4;   // times 32 rows whose loads fly together
 
-// Whether the row of this lane in each of the runs of 32 from `first` on is listed.
+// The row of this lane in the j-th run of 32 from `first` on; past the last it is the last, so that what is read of it waits for no branch.
+PTX int64_t row_of(int64_t first, int64_t end, int j) { return min(first + j * 32 + int(threadIdx.x) % 32, end - 1); }
+
+// Whether (row, expert) is in the list, for this lane's row in each of the runs; number E is the shared expert.
 PTX void read_listed(const RouteForward& p, int64_t first, int64_t end, int e, bool (&is_listed)[kAtOnce]) {
+  unsigned char needed[kAtOnce], kept[kAtOnce];
 #pragma unroll
-  for (int j = 0; j < kAtOnce; j++) {
-    int64_t row = first + j * 32 + threadIdx.x % 32;
-    is_listed[j] = row < end && listed(p, row, e);
+  for (int j = 0; j < kAtOnce; j++) needed[j] = kept[j] = e < p.experts || p.shared_pairs;
+  if (e < p.experts) {
+#pragma unroll
+    for (int j = 0; j < kAtOnce; j++) kept[j] = p.kept[row_of(first, end, j) * p.experts + e];
   }
+  if (p.needed) {
+#pragma unroll
+    for (int j = 0; j < kAtOnce; j++) needed[j] = p.needed[row_of(first, end, j)];
+  }
+#pragma unroll
+  for (int j = 0; j < kAtOnce; j++) is_listed[j] = first + j * 32 + int(threadIdx.x) % 32 < end && needed[j] && kept[j];
 }
 
 PTX void count_pairs(const RouteForward& p, Stretch rows) {
@@ -237,16 +273,20 @@ PTX int list_rows(const RouteForward& p, int64_t first, int64_t end, int e, int 
   bool is_listed[kAtOnce];
   float weight[kAtOnce];
   int choice[kAtOnce];
-  read_listed(p, first, end, e, is_listed);
 #pragma unroll
   for (int j = 0; j < kAtOnce; j++) {
-    weight[j] = is_listed[j] && e < p.experts ? p.weights[(first + j * 32 + lane) * p.experts + e] : 1.0f;
+    weight[j] = e < p.experts ? p.weights[row_of(first, end, j) * p.experts + e] : 1.0f;
     choice[j] = -1;
   }
-  for (int k = 0; e < p.experts && k < p.top_k; k++)
+  read_listed(p, first, end, e, is_listed);
+  for (int k = 0; e < p.experts && k < p.top_k; k++) {
+    int chosen[kAtOnce];
+#pragma unroll
+    for (int j = 0; j < kAtOnce; j++) chosen[j] = p.chosen[row_of(first, end, j) * p.top_k + k];
 #pragma unroll
     for (int j = 0; j < kAtOnce; j++)
-      if (is_listed[j] && p.chosen[(first + j * 32 + lane) * p.top_k + k] == e) choice[j] = k;
+      if (is_listed[j] && chosen[j] == e) choice[j] = k;
+  }
 #pragma unroll
   for (int j = 0; j < kAtOnce; j++) {
     int64_t row = first + j * 32 + lane;
@@ -277,8 +317,9 @@ PTX void forward(const RouteForward& p) {
   else keep_all<Block, 0>(p);
   grid_barrier(p.counters);
   if (p.columns && p.batch_scope) {
-    if (p.tokens > kWarpTokens) columns<Block>(p);
-    else columns<Warp>(p);
+    if (p.tokens <= kWarpTokens) columns<Warp, kHeld>(p);
+    else if (p.tokens <= kBlockTokens) columns<Block, kHeld>(p);
+    else columns<Block, 0>(p);
   }
   Stretch rows = stretch(int64_t(p.tokens) * p.samples);
   count_pairs(p, rows);

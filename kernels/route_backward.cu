@@ -3,7 +3,8 @@
 // dweight of a kept pair = the experts' parts of it + <dy, fc2_bias of its expert> (+ dweights, where the weight is not 0);
 // through the division by the chosen probabilities' sum where the layer renormalises; + dprobabilities; through softmax; + dlogits_in.
 // The dot products of four choices are summed side by side, so that dy is read once and as many loads are on their way.
-// Grid: any. No shared memory: a row of dlogits holds what is in between. The same bits on every run. Launched by src/gpu/route.rs.
+// What is in between the lanes hold, one expert each; of more than 32, the row of dlogits.
+// Grid: any. No shared memory. The same bits on every run. Launched by src/gpu/route.rs.
 #include "args/route.cuh"
 #include "lib/reduce.cuh"
 #include "lib/vector.cuh"
@@ -11,8 +12,9 @@
 namespace route_backward {
 constexpr int kAtOnce = 4;   // choices of a row whose dot products are summed side by side: they read dy once
 
-// sums[k] = <dy, b[k]> of the choices that have a pair; a warp's lanes have the same bits.
-template <class T> PTX void dots(const T* dy, const T* (&b)[kAtOnce], int width, bool wide, float (&sums)[kAtOnce]) {
+// sums[k] = <dy, biases[experts[k]]>, or 0 of expert -1; a warp's lanes have the same bits.
+template <class T>
+PTX void dots(const T* dy, const T* biases, const int (&experts)[kAtOnce], int width, bool wide, float (&sums)[kAtOnce]) {
   constexpr int n = kLanes<T>;
   int lane = threadIdx.x % 32;
 #pragma unroll
@@ -25,10 +27,10 @@ template <class T> PTX void dots(const T* dy, const T* (&b)[kAtOnce], int width,
       load_16(dy + d, left);
 #pragma unroll
       for (int k = 0; k < kAtOnce; k++)
-        if (b[k]) words[k] = *reinterpret_cast<const uint4*>(b[k] + d);
+        if (experts[k] >= 0) words[k] = *reinterpret_cast<const uint4*>(biases + int64_t(experts[k]) * width + d);
 #pragma unroll
       for (int k = 0; k < kAtOnce; k++) {
-        if (!b[k]) continue;
+        if (experts[k] < 0) continue;
         unpack_16<T>(words[k], right);
 #pragma unroll
         for (int i = 0; i < n; i++) sums[k] += left[i] * right[i];
@@ -38,7 +40,7 @@ template <class T> PTX void dots(const T* dy, const T* (&b)[kAtOnce], int width,
     for (int64_t d = lane; d < width; d += 32)
 #pragma unroll
       for (int k = 0; k < kAtOnce; k++)
-        if (b[k]) sums[k] += to_float(dy[d]) * to_float(b[k][d]);
+        if (experts[k] >= 0) sums[k] += to_float(dy[d]) * to_float(biases[int64_t(experts[k]) * width + d]);
   }
 #pragma unroll
   for (int k = 0; k < kAtOnce; k++) sums[k] = warp_sum(sums[k]);
@@ -48,15 +50,20 @@ template <class T> PTX void dots(const T* dy, const T* (&b)[kAtOnce], int width,
 template <class T> PTX void of_pairs(const RouteBackward& p, int64_t row, int first, float (&g)[kAtOnce]) {
   const T* dy = static_cast<const T*>(p.dy) + row * p.dy_stride;
   const T* biases = static_cast<const T*>(p.fc2_bias);
-  const T* bias[kAtOnce];
   const float* parts[kAtOnce];
   float of_bias[kAtOnce];
+  int pairs[kAtOnce], experts[kAtOnce];
 #pragma unroll
   for (int k = 0; k < kAtOnce; k++) {
-    int64_t at = row * p.top_k + first + k;
-    int pair = first + k < p.top_k ? p.row_pairs[at] : -1;
-    parts[k] = pair >= 0 ? p.dweight_parts + int64_t(pair) * p.parts : nullptr;
-    bias[k] = biases && pair >= 0 ? biases + int64_t(p.chosen[at]) * p.width : nullptr;
+    int64_t at = row * p.top_k + min(first + k, p.top_k - 1);
+    pairs[k] = p.row_pairs[at];
+    experts[k] = p.chosen[at];
+  }
+#pragma unroll
+  for (int k = 0; k < kAtOnce; k++) {
+    bool has = first + k < p.top_k && pairs[k] >= 0;
+    parts[k] = has ? p.dweight_parts + int64_t(pairs[k]) * p.parts : nullptr;
+    if (!has) experts[k] = -1;
     g[k] = 0.0f;
   }
   for (int i = threadIdx.x % 32; i < p.parts; i += 32)
@@ -69,10 +76,10 @@ template <class T> PTX void of_pairs(const RouteBackward& p, int64_t row, int fi
   // A row without pairs has no need of dy; the whole warp finds so.
   bool any = false;
 #pragma unroll
-  for (int k = 0; k < kAtOnce; k++) any |= bias[k] != nullptr;
+  for (int k = 0; k < kAtOnce; k++) any |= experts[k] >= 0;
   if (!any) return;
   bool wide = p.width % kLanes<T> == 0 && aligned_16(dy) && aligned_16(biases);
-  dots(dy, bias, p.width, wide, of_bias);
+  dots(dy, biases, experts, p.width, wide, of_bias);
 #pragma unroll
   for (int k = 0; k < kAtOnce; k++) g[k] += of_bias[k];
 }
@@ -120,9 +127,53 @@ template <class T> PTX void backward_row(const RouteBackward& p, int64_t row) {
   }
 }
 
+template <class V> PTX V of_lane(V value, int lane) { return __shfl_sync(~0u, value, lane); }
+
+// The same where there are at most 32 experts: lane e has what there is of expert e, all of which is loaded first.
+template <class T> PTX void backward_few(const RouteBackward& p, int64_t row) {
+  int lane = threadIdx.x % 32;
+  int64_t at = row * p.experts + min(lane, p.experts - 1);
+  bool has = lane < p.experts, is_chosen = false;
+  float probability = p.probabilities[at], weight = 0.0f, dweight = 0.0f;
+  int chosen = p.chosen[row * p.top_k + min(lane, p.top_k - 1)];
+  if (p.dweights) {
+    weight = p.weights[at];
+    dweight = p.dweights[at];
+  }
+  float d = 0.0f, total = 1.0f, common = 0.0f;
+  if (p.renormalise) {
+    total = 0.0f;
+    for (int k = 0; k < p.top_k; k++) total += of_lane(probability, of_lane(chosen, k));
+  }
+  if (weight == 0.0f) dweight = 0.0f;
+  for (int first = 0; first < p.top_k; first += kAtOnce) {
+    float of_pair[kAtOnce];
+    of_pairs<T>(p, row, first, of_pair);
+#pragma unroll
+    for (int k = 0; k < kAtOnce; k++) {
+      if (first + k >= p.top_k) continue;
+      int e = of_lane(chosen, first + k);
+      float g = of_pair[k] + of_lane(dweight, e);
+      common += g * (of_lane(probability, e) / total);
+      if (lane == e) {
+        d = g;
+        is_chosen = true;
+      }
+    }
+  }
+  if (p.renormalise && is_chosen) d = (d - common) / total;
+  if (p.dprobabilities) d += p.dprobabilities[at];
+  float mean = warp_sum(has ? probability * d : 0.0f), g = probability * (d - mean);
+  if (has) p.dlogits[at] = p.dlogits_in ? g + p.dlogits_in[at] : g;
+}
+
 template <class T> PTX void backward(const RouteBackward& p) {
-  int64_t warps = blockDim.x / 32;
-  for (int64_t row = blockIdx.x * warps + threadIdx.x / 32; row < p.rows; row += gridDim.x * warps) backward_row<T>(p, row);
+  int64_t warps = blockDim.x / 32, first = blockIdx.x * warps + threadIdx.x / 32, step = gridDim.x * warps;
+  if (p.experts <= 32) {
+    for (int64_t row = first; row < p.rows; row += step) backward_few<T>(p, row);
+  } else {
+    for (int64_t row = first; row < p.rows; row += step) backward_row<T>(p, row);
+  }
 }
 }
 

@@ -6,6 +6,7 @@ mod support;
 
 use fair_moe::gpu::buffer::Buffer;
 use fair_moe::gpu::fol::{self, DeviceBatch, DeviceGate, DeviceGradients, DeviceGroups, Memory, Problem};
+use fair_moe::gpu::moments;
 use fair_moe::*;
 use support::gpu::{Gpu, some_of};
 use support::loss::{BatchData, Grouping, Loss, flat};
@@ -300,8 +301,8 @@ fn launches_are_few_and_can_be_captured() {
         let memory = Memory::new(facts, &config, &problem, block.pointer()).unwrap();
         let dscale: Buffer<f64> = gpu.new_of(1);
         let gradients = held.gradients(&gpu, &problem.batch, &dscale);
-        // SAFETY: the counter is the block's first word; every buffer has the shape that its field names.
-        unsafe { gpu.driver.fill(gpu.queue().stream, memory.counter, 0, 4).unwrap() };
+        // SAFETY: the counters are the block's first words; every buffer has the shape that its field names.
+        unsafe { gpu.driver.fill(gpu.queue().stream, memory.counters, 0, 4 * moments::COUNTERS).unwrap() };
         let forward = || unsafe { fol::forward(&gpu.queue(), &config, &problem, &memory) };
         let backward = || unsafe { fol::backward(&gpu.queue(), &config, &problem, &memory, 1.5, &gradients) };
         let (_, want) = loss.backward::<f64>(1.5).unwrap();
@@ -342,9 +343,9 @@ fn columns_of_samples_stand_for_the_weights() {
         let facts = gpu.driver.facts();
         let block: Buffer<u8> = gpu.new_of(Memory::new(facts, &config, &problem, 0).unwrap().bytes);
         let memory = Memory::new(facts, &config, &problem, block.pointer()).unwrap();
-        // SAFETY: the counter is the block's first word; every buffer has the shape that its field names.
+        // SAFETY: the counters are the block's first words; every buffer has the shape that its field names.
         unsafe {
-            gpu.driver.fill(gpu.queue().stream, memory.counter, 0, 4).unwrap();
+            gpu.driver.fill(gpu.queue().stream, memory.counters, 0, 4 * moments::COUNTERS).unwrap();
             fol::forward(&gpu.queue(), &config, &problem, &memory).unwrap();
         }
         let mut terms = [0u8; 48];

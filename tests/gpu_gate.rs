@@ -171,13 +171,13 @@ fn backward<T: Element, G: Element>(gpu: &Gpu, layer: &Layer, splits: Option<usi
     let activation = config.gate.hidden.map_or(0, |h| h.activation as i32);
     let parameter = |p: Param| upload::<T>(gpu, &layer.parameters[p]);
     let (fc1, fc2) = (parameter(Param::GateFc1Weight), parameter(Param::GateFc2Weight));
-    // Rows that begin at even elements, with something behind them that is not to be read.
+    // Rows that begin at even elements, with something behind them that is not to be read, and nothing behind the last.
     let x_stride = d.next_multiple_of(2);
     let padded = layer.x.chunks(d).flat_map(|row| row.iter().copied().chain(std::iter::repeat_n(f64::NAN, x_stride - d)));
-    let x = upload::<T>(gpu, &padded.collect::<Vec<_>>());
+    let x = upload::<T>(gpu, &padded.take(rows * x_stride - (x_stride - d)).collect::<Vec<_>>());
     let dlogits = upload::<f32>(gpu, layer.dlogits.as_ref().unwrap());
     let hidden = gate_forward::<T>(gpu, layer, 0).hidden;
-    let cut = gate::Cut::new(gpu.driver.facts().multiprocessors, rows, d, h, e, config.gate.bias).unwrap();
+    let cut = gate::Cut::new(gpu.driver.facts().multiprocessors, T::DTYPE, rows, d, h, e).unwrap();
     let cut = gate::Cut { splits: splits.unwrap_or(cut.splits), ..cut };
     let (dhidden, dx) = (gpu.new_of::<f32>(rows * h), gpu.new_of::<f32>(rows * d));
     let counters = gpu.new_of::<i32>(cut.tiles);
@@ -267,7 +267,7 @@ fn the_way_back_takes_any_size_and_any_number_of_splits() {
         (63, Some(64), 5, 70, Some(3)),
         (64, None, 65, 130, None),
         (130, Some(70), 40, 600, Some(7)),
-        (20, Some(8), 300, 33, Some(2)),
+        (20, Some(8), 400, 33, Some(2)),
         (12, Some(9), 3, 1200, None),
         (20, Some(1100), 5, 70, Some(2)),
         (8, Some(1160), 3, 20, None),
@@ -280,6 +280,15 @@ fn the_way_back_takes_any_size_and_any_number_of_splits() {
         let name = format!("{:?}", shapes[turn]);
         check_back::<f32, f32>(&name, &layer, &Gpu::new(turn as u64 % 6), splits, Some(1.0));
         check_back::<f16, f32>(&name, &layer, &Gpu::new((turn as u64 + 3) % 6), splits, None);
+    }
+}
+
+#[test]
+fn no_split_is_longer_than_tensor_cores_may_sum() {
+    for rows in [0, 1, 2048, 2049, 12_608, 1 << 20] {
+        let splits = |dtype| gate::Cut::new(1, dtype, rows, 4096, 1024, 10).unwrap().splits;
+        assert_eq!([splits(DType::Bf16), splits(DType::F16)], [rows.div_ceil(2048).max(1); 2]);
+        assert_eq!(splits(DType::F32), 1);
     }
 }
 

@@ -6,7 +6,7 @@ mod support;
 
 use fair_moe::gpu::args::{MomentsBackwardJob, MomentsGate, MomentsJob};
 use fair_moe::gpu::buffer::Buffer;
-use fair_moe::gpu::moments::{self, Dispersion};
+use fair_moe::gpu::moments::{self, COUNTERS, Dispersion};
 use fair_moe::reference;
 use support::gpu::Gpu;
 use support::{Case, assert_close, uniform};
@@ -58,10 +58,10 @@ impl Rows {
             whole: i32::from(whole),
             ..Default::default()
         };
-        let (parts, counter): (Buffer<f64>, _) = (gpu.new_of(moments::parts_len(&[job]).unwrap()), gpu.put(&[0i32]));
+        let (parts, counters): (Buffer<f64>, _) = (gpu.new_of(moments::parts_len(&[job]).unwrap()), gpu.put(&[0i32; COUNTERS]));
         // SAFETY: every buffer has the shape that its field names.
-        unsafe { moments::forward(&gpu.queue(), &[job], &Dispersion::default(), parts.pointer(), counter.pointer()).unwrap() };
-        assert_eq!(counter.to_vec().unwrap(), [0]);
+        unsafe { moments::forward(&gpu.queue(), &[job], &Dispersion::default(), parts.pointer(), counters.pointer()).unwrap() };
+        assert_eq!(counters.to_vec().unwrap(), [0; COUNTERS]);
         let (dmean, dvariance) = (gpu.put(dmean), gpu.put(dvariance));
         let job = MomentsBackwardJob {
             x: job.x,
@@ -216,9 +216,9 @@ fn columns_of_samples_are_put_together_by_group() {
         merge: 1,
         ..Default::default()
     };
-    let (parts, counter): (Buffer<f64>, _) = (gpu.new_of(moments::parts_len(&[job]).unwrap()), gpu.put(&[0i32]));
+    let (parts, counters): (Buffer<f64>, _) = (gpu.new_of(moments::parts_len(&[job]).unwrap()), gpu.put(&[0i32; COUNTERS]));
     // SAFETY: every buffer has the shape that its field names.
-    unsafe { moments::forward(&gpu.queue(), &[job], &Dispersion::default(), parts.pointer(), counter.pointer()).unwrap() };
+    unsafe { moments::forward(&gpu.queue(), &[job], &Dispersion::default(), parts.pointer(), counters.pointer()).unwrap() };
     assert_eq!(n.to_vec().unwrap(), count.iter().map(|&n| n as i32).collect::<Vec<_>>());
     assert_close("mean", &m.to_vec().unwrap(), &mean, 2e-5);
     assert_close("variance", &v.to_vec().unwrap(), &variance, 2e-5);
@@ -255,7 +255,7 @@ fn many_jobs_and_gates_take_more_launches() {
         experts: 3,
     };
     let gates: Vec<MomentsGate> = counts.iter().zip(&out).map(gate).collect();
-    let (parts, counter): (Buffer<f64>, _) = (gpu.new_of(moments::parts_len(&jobs).unwrap()), gpu.put(&[0i32]));
+    let (parts, counters): (Buffer<f64>, _) = (gpu.new_of(moments::parts_len(&jobs).unwrap()), gpu.put(&[0i32; COUNTERS]));
     let terms = gpu.put(&[0.0f64; 6]);
     let dispersion = Dispersion {
         gates: &gates,
@@ -265,7 +265,7 @@ fn many_jobs_and_gates_take_more_launches() {
         mean_first: false,
     };
     // SAFETY: every buffer has the shape that its field names.
-    let run = || unsafe { moments::forward(&gpu.queue(), &jobs, &dispersion, parts.pointer(), counter.pointer()) };
+    let run = || unsafe { moments::forward(&gpu.queue(), &jobs, &dispersion, parts.pointer(), counters.pointer()) };
     assert_eq!(gpu.launches(run), ["moments_forward"; 8]);
     let (mut own, mut groups) = (0.0, 0.0);
     for o in &out {

@@ -320,7 +320,7 @@ fn backward<T: Element>(gpu: &Gpu, layer: &Layer, parts: usize) -> Vec<f64> {
 #[test]
 fn the_way_back_agrees_with_the_reference() {
     type Change = fn(&mut MoeConfig);
-    let cases: [(&str, usize, usize, Change); 7] = [
+    let cases: [(&str, usize, usize, Change); 9] = [
         ("raw", 13, 5, |c| c.top_k = 2),
         ("renormalised", 16, 5, |c| (c.top_k, c.renormalise) = (3, true)),
         ("renormalised, one choice", 40, 6, |c| (c.top_k, c.renormalise) = (1, true)),
@@ -328,6 +328,8 @@ fn the_way_back_agrees_with_the_reference() {
         ("capacity 1", 264, 7, |c| (c.top_k, c.capacity, c.renormalise) = (4, Capacity::Fixed(1), true)),
         ("no biases", 8, 4, |c| (c.top_k, c.experts.bias) = (2, false)),
         ("many experts", 80, 70, |c| (c.top_k, c.renormalise) = (40, true)),
+        ("an expert a lane", 40, 32, |c| (c.top_k, c.renormalise) = (32, true)),
+        ("one expert more", 40, 33, |c| (c.top_k, c.renormalise) = (9, true)),
     ];
     for (turn, (name, width, experts, change)) in some_of(3, cases.into_iter().enumerate()) {
         for (variant, gpu) in Gpu::some(turn as u64).enumerate() {

@@ -42,7 +42,7 @@ struct alignas(64) GateBackwardWeights {
   void* dfc1_bias;                 // [H], or none
   void* dfc2_weight;               // [E, H] or [E, D]
   void* dfc2_bias;                 // [E], or none
-  float* parts;                    // workspace [tiles, splits, 4096] what each split of the rows sums up; none for one split
+  float* parts;                    // workspace [tiles, splits, 64, columns of a tile + 1] what each split of the rows sums up; none for one split
   int* counters;                   // [tiles] arrivals of the splits; 0 before
   int64_t x_stride;
   int rows, width, hidden_width, experts, activation;

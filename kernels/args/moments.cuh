@@ -30,7 +30,7 @@ struct alignas(64) MomentsForward {
   MomentsJob jobs[32];
   MomentsGate gates[12];
   double* parts;                   // workspace
-  int* counter;                    // 0 before and after
+  int* counters;                   // [33] arrivals of blocks, then of each job's units; 0 before and after
   double* terms;                   // [6] number 3: dispersion, 4: the batch's; or none
   double lambda_dispersion, lambda_batch_variance;
   int job_count, gate_count, units;

@@ -21,7 +21,10 @@ PTX bool last_block(int* counter, int blocks) {
   STATIC_SHARED(int, arrived, 1);
   __threadfence();
   __syncthreads();
-  if (threadIdx.x == 0) *arrived = atomicAdd(counter, 1);
+  if (threadIdx.x == 0) {
+    __threadfence();   // the others' writes go ahead of its arrival only by a fence of its own, behind the barrier that it saw them by
+    *arrived = atomicAdd(counter, 1);
+  }
   __syncthreads();
   bool last = *arrived == blocks - 1;
   __syncthreads();

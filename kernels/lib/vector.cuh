@@ -29,14 +29,22 @@ template <class T> PTX void unpack_16(uint4 v, float (&to)[kLanes<T>]) {
 
 template <class T> PTX void load_16(const T* from, float (&to)[kLanes<T>]) { unpack_16<T>(*reinterpret_cast<const uint4*>(from), to); }
 
-// Two neighbours, of which the first is aligned to the size of both.
+// Two neighbours as they lie in memory, of which the first is aligned to the size of both.
+template <class T> struct Neighbours { using Pair = uint32_t; };
+template <> struct Neighbours<float> { using Pair = float2; };
+template <class T> using Pair = typename Neighbours<T>::Pair;
 template <class T> PTX bool aligned_pair(const T* p) { return uint64_t(p) % (2 * sizeof(T)) == 0; }
-PTX void load_pair(const float* from, float (&to)[2]) {
-  float2 v = *reinterpret_cast<const float2*>(from);
-  to[0] = v.x;
-  to[1] = v.y;
+template <class T> PTX Pair<T> load_pair(const T* from) { return *reinterpret_cast<const Pair<T>*>(from); }
+PTX float2 pair_of(float first, float second) { return make_float2(first, second); }
+template <class T> PTX uint32_t pair_of(T first, T second) { return uint32_t(first.bits) | uint32_t(second.bits) << 16; }
+// One store, which the compiler may make two of what it is told are two values.
+PTX void store_pair(float* to, float first, float second) {
+  *reinterpret_cast<uint64_t*>(to) = uint64_t(__float_as_uint(first)) | uint64_t(__float_as_uint(second)) << 32;
 }
-template <class T> PTX void load_pair(const T* from, float (&to)[2]) { unpack(*reinterpret_cast<const uint32_t*>(from), to, T{}); }
+PTX void unpack(float2 pair, float* to, float) {
+  to[0] = pair.x;
+  to[1] = pair.y;
+}
 
 template <class T> PTX void store_16(T* to, const float (&from)[kLanes<T>]) {
   constexpr int n = kLanes<T> / 4;

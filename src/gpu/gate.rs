@@ -10,14 +10,22 @@ use super::limits::{at_least_one, count, instance, present};
 use crate::dtype::DType;
 use crate::error::{Error, Result, product};
 
-/// Rows and columns of a tile.
+/// Rows of a tile, and its columns in f32.
 const TILE: usize = 64;
+/// Its columns in 16 bits, of the parameters' gradients.
+const WIDE_TILE: usize = 128;
+/// Rows that tensor cores sum up in one go at most. They align what they add to the largest of it and cut off the rest, which is no rounding
+/// to nearest: a sum drifts to 0 in proportion to its length, by some 5e-6 of it over these rows, where 12,608 would be off by 2e-5 to 6e-5.
+/// (H. Ootomo and R. Yokota, Recovering single precision accuracy from tensor cores, 2022; arXiv 2512.07004.)
+const LONGEST_SUM: usize = 2048;
 
 /// The least rows of a block in 16 bits, and the bytes of shared memory that kernels take which go by rows.
 const ROWS: u32 = 16;
 const SHARED: u32 = 98_304;
 /// Likewise in f32, where a block has the rows of a [`TILE`].
 const SHARED_F32: u32 = 17_408;
+/// Those that the parameters' gradients take in 16 bits; in f32 as many as other kernels.
+const SHARED_GRADIENTS: u32 = 61_440;
 
 /// The shape of a kernel that goes by rows.
 fn by_rows(queue: &Queue<'_>, dtype: DType, rows: i32) -> Shape {
@@ -69,31 +77,40 @@ pub unsafe fn backward_rows(queue: &Queue<'_>, dtype: DType, args: &GateBackward
 pub struct Cut {
     /// Tiles of all gradients together: as many counters.
     pub tiles: usize,
+    /// Columns of a tile.
+    pub columns: usize,
     /// How many stretches the rows are cut into.
     pub splits: usize,
 }
 
 impl Cut {
     /// So that a device of so many multiprocessors is busy. `hidden_width` is 0 for a linear gate.
-    pub fn new(multiprocessors: u32, rows: usize, width: usize, hidden_width: usize, experts: usize, bias: bool) -> Result<Self> {
-        let of = |outputs: usize, inputs: usize| {
-            product("the gate's tiles", &[outputs.div_ceil(TILE), (inputs + usize::from(bias)).div_ceil(TILE)])
-        };
+    pub fn new(
+        multiprocessors: u32,
+        dtype: DType,
+        rows: usize,
+        width: usize,
+        hidden_width: usize,
+        experts: usize,
+    ) -> Result<Self> {
+        let columns = if dtype == DType::F32 { TILE } else { WIDE_TILE };
+        let of = |outputs: usize, inputs: usize| product("the gate's tiles", &[outputs.div_ceil(TILE), inputs.div_ceil(columns)]);
         let tiles = match hidden_width {
             0 => of(experts, width)?,
             _ => of(hidden_width, width)? + of(experts, hidden_width)?,
         };
         // Fewer rows than these are not worth adding up once more.
         let most = rows.div_ceil(256).max(1);
-        Ok(Self { tiles, splits: (2 * multiprocessors as usize / tiles.max(1)).clamp(1, most) })
+        let least = if dtype == DType::F32 { 1 } else { rows.div_ceil(LONGEST_SUM).max(1) };
+        Ok(Self { tiles, columns, splits: (2 * multiprocessors as usize / tiles.max(1)).clamp(least, most) })
     }
 
-    /// Elements of the workspace `parts`.
+    /// Elements of the workspace `parts`: of each split of a tile its sums, and those of a bias's gradient.
     pub fn parts_len(self) -> Result<usize> {
         if self.splits == 1 {
             Ok(0)
         } else {
-            product("the parts of the gate's gradients", &[self.tiles, self.splits, TILE, TILE])
+            product("the parts of the gate's gradients", &[self.tiles, self.splits, TILE, self.columns + 1])
         }
     }
 }
@@ -114,9 +131,10 @@ pub unsafe fn backward_weights(queue: &Queue<'_>, dtype: DType, args: &GateBackw
         present(&[("the parts of the gate's gradients", args.parts), ("the gate's counters", args.counters)])?;
     }
     let [rows, width, hidden_width, experts] = [args.rows, args.width, args.hidden_width, args.experts].map(|n| n as usize);
-    let Cut { tiles, .. } = Cut::new(1, rows, width, hidden_width, experts, args.dfc2_bias != 0)?;
+    let Cut { tiles, .. } = Cut::new(1, dtype, rows, width, hidden_width, experts)?;
     let items = count("the work on the gate's gradients", product("the gate's work", &[tiles, args.splits as usize])?)?;
-    let shape = Shape::blocks(queue.blocks(items as u32, 2));
+    let shared = if dtype == DType::F32 { SHARED_F32 } else { SHARED_GRADIENTS };
+    let shape = Shape::blocks(queue.blocks(items as u32, 2)).shared(shared);
     // SAFETY: the caller's promise.
     unsafe { queue.launch(&instance("gate_backward_weights", dtype)?, shape, args) }
 }

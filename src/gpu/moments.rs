@@ -24,6 +24,8 @@ const WINDOW: i32 = 24;
 const WINDOW_BYTES: u32 = 3072;
 /// Rows of a thread on the way back.
 const BACKWARD_ROWS: i32 = 4;
+/// i32 that hold 0 before a pass, and after it: arrivals of blocks, and of the units of each job of a launch.
+pub const COUNTERS: usize = JOBS + 1;
 /// Rows of a chunk at least, and chunks of a job at most.
 const CHUNK: i32 = 256;
 const CHUNKS: i32 = 64;
@@ -55,18 +57,19 @@ pub fn parts_len(jobs: &[MomentsJob]) -> Result<usize> {
     })
 }
 
-/// (rows of a chunk, chunks): fewer chunks where there are many groups, of which each chunk leaves something behind.
+/// (rows of a chunk, chunks): one at least, which says that there are no rows; fewer where there are many groups, of which each leaves
+/// something behind.
 fn chunks(rows: i32, groups: i32) -> (i32, i32) {
     let most = (4096 / groups.max(1)).clamp(1, CHUNKS);
     let rows_each = (rows.max(0) / most + 1).max(CHUNK);
-    (rows_each, (rows.max(0) + rows_each - 1) / rows_each)
+    (rows_each, (rows.max(1) - 1) / rows_each + 1)
 }
 
 fn tiles(columns: i32) -> i32 {
     (columns - 1) / THREADS + 1
 }
 
-/// The moments of all jobs, then the dispersion; `parts` has [`parts_len`] f64, the counter holds 0.
+/// The moments of all jobs, then the dispersion; `parts` has [`parts_len`] f64, the [`COUNTERS`] hold 0.
 ///
 /// # Errors
 /// When a size is out of range or an address is missing.
@@ -78,14 +81,14 @@ pub unsafe fn forward(
     jobs: &[MomentsJob],
     dispersion: &Dispersion<'_>,
     parts: Pointer,
-    counter: Pointer,
+    counters: Pointer,
 ) -> Result<()> {
     for job in jobs {
         check_sizes(job.rows, job.columns, job.groups, job.samples, job.run)?;
         present_if("x of the moments", job.x, job.rows)?;
         [job.count, job.mean, job.variance].iter().try_for_each(|&at| present_if("moments", at, job.groups + job.whole))?;
     }
-    present_if("the counter of the moments", counter, 1)?;
+    present_if("the counters of the moments", counters, 1)?;
     let mut placed = jobs.to_vec();
     let mut at = 0;
     for job in &mut placed {
@@ -100,7 +103,7 @@ pub unsafe fn forward(
         let own_gates = gates.split_off(..gates_now).unwrap_or_default();
         let mut args = MomentsForward {
             parts,
-            counter,
+            counters,
             terms: dispersion.terms,
             lambda_dispersion: dispersion.lambda_dispersion,
             lambda_batch_variance: dispersion.lambda_batch_variance,
@@ -147,7 +150,7 @@ pub unsafe fn backward(queue: &Queue<'_>, jobs: &[MomentsBackwardJob], upstream:
             args.units = more(args.units, (job.rows - 1) / chunk_rows + 1, tiles(job.columns))?;
         }
         // SAFETY: the caller's promise.
-        unsafe { queue.launch("moments_backward", Shape::blocks(queue.blocks(args.units as u32, 8)), &args)? };
+        unsafe { queue.launch("moments_backward", Shape::blocks(queue.blocks(args.units as u32, 4)), &args)? };
     }
     Ok(())
 }

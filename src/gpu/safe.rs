@@ -237,6 +237,7 @@ impl CudaMoe {
             y: uses.write(y)?,
             y_stride: self.config.width,
             state: carve_state(&layout, uses.write(&mut state.block)?)?.0,
+            // A loss is given weights with a mask of its own (`CudaGate`), which the columns' moments would have to be of.
             counted: 0,
             columns: 0,
             workspace: Workspace { bytes: workspace.len(), at: uses.write(workspace)? },

@@ -32,6 +32,7 @@ impl Frame {
                 let row_mask = gate.row_mask.as_ref().map_or(0, |_| masks);
                 masks += gate.row_mask.as_ref().map_or(0, Vec::len) as Pointer;
                 let (rows, experts, layout) = (gate.rows, gate.experts, gate.layout);
+                // Whether a tensor's weights are as a layer left them, whose moments of columns would do, is not to be told.
                 gates.push(DeviceGate { weights: flat, columns: 0, row_mask, rows, experts, layout });
                 flat += 4 * (rows * experts) as Pointer;
             }

@@ -95,6 +95,7 @@ impl Rows {
             y,
             y_stride: self.config.width,
             state: self.state(left)?,
+            // A loss is another op, which is given weights and a mask of its own, and nothing that this one left beside them.
             counted: 0,
             columns: 0,
             workspace,

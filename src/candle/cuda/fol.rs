@@ -13,6 +13,7 @@ use crate::fol::{FolConfig, FolState, check_ids};
 use crate::gpu::driver::Driver;
 use crate::gpu::driver::cuda::Cuda;
 use crate::gpu::fol::{Memory, backward, forward, kernels, read_state};
+use crate::gpu::moments::COUNTERS;
 use crate::gpu::safe::{BatchLengths, FolLengths, Uses, failed, queue};
 use candle_core::backend::{BackendDevice, BackendStorage};
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, DType as Number, Layout as Strides, Shape, Tensor, bail};
@@ -77,8 +78,8 @@ impl Pass {
         let ids = stream.clone_htod(&ids).map_err(failed("the upload of group ids"))?;
         let offsets = Memory::new(driver.facts(), &self.config, &self.frame.problem(0, 0, 1, &self.scales), 0)?;
         let mut block = block(&stream, offsets.bytes)?;
-        // The counter, which comes first, holds 0 before the first pass.
-        stream.memset_zeros(&mut block.slice_mut(0..256)).map_err(failed("a fill"))?;
+        // The counters, which come first, hold 0 before the first pass.
+        stream.memset_zeros(&mut block.slice_mut(0..4 * COUNTERS)).map_err(failed("a fill"))?;
         {
             let mut uses = Uses::of(&stream);
             let flat = read(&mut uses, flat, layout, DType::F32)?.0;

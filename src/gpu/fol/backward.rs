@@ -102,7 +102,7 @@ pub(crate) unsafe fn backward_contrast(
         before += 8 * batch.samples as u64;
     }
     // SAFETY: the caller's promise.
-    unsafe { contrast::backward(queue, config.correlation, config.lambda_clip, &jobs, upstream, memory.parts, memory.counter) }
+    unsafe { contrast::backward(queue, config.correlation, config.lambda_clip, &jobs, upstream, memory.parts, memory.counters) }
 }
 
 /// One job for each gate of a batch, with its moments from group `g` on.

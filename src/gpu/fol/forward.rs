@@ -44,14 +44,14 @@ pub(crate) unsafe fn forward_moments(queue: &Queue<'_>, config: &FolConfig, prob
         mean_first: config.dispersion == Dispersion::MeanFirst,
     };
     // SAFETY: the caller's promise; every part of `memory` has the size that its stage asks for.
-    unsafe { moments::forward(queue, &moments_jobs(problem, &memory.gates), &dispersion, memory.parts, memory.counter) }
+    unsafe { moments::forward(queue, &moments_jobs(problem, &memory.gates), &dispersion, memory.parts, memory.counters) }
 }
 
 /// The cross entropy and all correlations: the second part of [`forward`].
 pub(crate) unsafe fn forward_contrast(queue: &Queue<'_>, config: &FolConfig, problem: &Problem, memory: &Memory) -> Result<()> {
-    let (Memory { terms, parts, counter, .. }, jobs) = (memory, contrast_jobs(problem, memory));
+    let (Memory { terms, parts, counters, .. }, jobs) = (memory, contrast_jobs(problem, memory));
     // SAFETY: as above.
-    unsafe { contrast::forward(queue, config.correlation, config.lambda_clip, &jobs, *terms, *parts, *counter) }
+    unsafe { contrast::forward(queue, config.correlation, config.lambda_clip, &jobs, *terms, *parts, *counters) }
 }
 
 /// The distances between the correlations, and the sum of all terms: the last part of [`forward`].
@@ -139,7 +139,7 @@ fn of_transport(config: &FolConfig, problem: &Problem, memory: &Memory) -> Trans
         terms: memory.terms,
         parts: memory.parts,
         potentials: memory.potentials,
-        counter: memory.counter,
+        counter: memory.counters,
         lambda: config.lambda_distance,
         distance: config.distance,
         normalise: config.normalise,

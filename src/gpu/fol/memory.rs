@@ -5,13 +5,13 @@ use crate::error::Result;
 use crate::fol::FolConfig;
 use crate::gpu::carve::Carve;
 use crate::gpu::driver::{Facts, Pointer};
-use crate::gpu::{contrast, transport};
+use crate::gpu::{contrast, moments, transport};
 
-/// Addresses in one block of memory. The counter holds 0 before the first pass; every pass leaves 0 there.
+/// Addresses in one block of memory. The counters hold 0 before the first pass; every pass leaves 0 there.
 #[derive(Clone, Debug)]
 pub struct Memory {
-    /// i32: arrivals of blocks.
-    pub counter: Pointer,
+    /// i32 [`moments::COUNTERS`]: arrivals of blocks.
+    pub counters: Pointer,
     /// f64 `[6]`: the total, then the weighted cross entropy, distances, dispersions and the batch's own; then the cross entropy itself.
     pub terms: Pointer,
     /// f64 `[B]` the batch's correlation.
@@ -78,7 +78,7 @@ impl Memory {
         let (own, compared) = problem.compared();
         let mut carve = Carve::new(begin);
         let f64s = |carve: &mut Carve, what, len: usize| carve.take(what, &[len], 8);
-        let counter = carve.take("a counter", &[1], 4)?;
+        let counters = carve.take("the counters", &[moments::COUNTERS], 4)?;
         let terms = f64s(&mut carve, "the terms", 6)?;
         let correlation = f64s(&mut carve, "the correlation", samples)?;
         let dcorrelation = f64s(&mut carve, "its gradient", samples)?;
@@ -104,7 +104,7 @@ impl Memory {
         let potentials = transport::potentials_len(facts.multiprocessors, config.distance, samples, most, compared)?;
         let potentials = f64s(&mut carve, "the potentials", potentials)?;
         Ok(Self {
-            counter,
+            counters,
             terms,
             correlation,
             dcorrelation,

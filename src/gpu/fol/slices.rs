@@ -61,7 +61,7 @@ pub(crate) fn host_backward<W: Float>(
             // A state holds nothing of the rows' and columns' sums: they are found anew.
             let mut job = super::forward::contrast_jobs(&up.problem, &memory)[0];
             (job.correlation, job.own) = (0, 0);
-            contrast::forward(&queue, config.correlation, 0.0, &[job], 0, memory.parts, memory.counter)?;
+            contrast::forward(&queue, config.correlation, 0.0, &[job], 0, memory.parts, memory.counters)?;
         }
         super::backward(&queue, config, &up.problem, &memory, upstream, &gradients)?;
     }
@@ -105,6 +105,7 @@ impl Uploaded {
                 let (experts, layout) = (gate.experts, gate.layout);
                 let at = row_mask.as_ref().map_or(0, Buffer::pointer);
                 masks.extend(row_mask);
+                // The host has the weights alone.
                 Ok(DeviceGate { weights, columns: 0, row_mask: at, rows: gate.weights.len() / experts, experts, layout })
             };
             let gates = batch.gates.iter().map(&mut gate).collect::<Result<_>>()?;

@@ -103,7 +103,7 @@ pub(super) fn backward_space(
 ) -> Result<(BackwardSpace, usize)> {
     let (bytes, inner) = (dtype.bytes(), [sizes.pairs, config.experts.width]);
     let hidden = config.gate.hidden.map_or(0, |h| h.width);
-    let gate = gate::Cut::new(facts.multiprocessors, sizes.rows, config.width, hidden, config.experts.count, config.gate.bias)?;
+    let gate = gate::Cut::new(facts.multiprocessors, dtype, sizes.rows, config.width, hidden, config.experts.count)?;
     let plan = Plan::new(facts, config, dtype, sizes);
     // Of whichever tile.
     let most_parts = config.experts.width.div_ceil(Tile::FEWEST_COLUMNS);

@@ -1,6 +1,6 @@
 //! The moments of what lies in the host's memory: up, launch, down.
 
-use super::{Dispersion, MomentsBackwardJob, MomentsJob, backward, forward, parts_len};
+use super::{COUNTERS, Dispersion, MomentsBackwardJob, MomentsJob, backward, forward, parts_len};
 use crate::cpu::moments::{Moments, check, check_gradients};
 use crate::dtype::Float;
 use crate::error::Result;
@@ -44,9 +44,9 @@ pub(crate) fn host_forward<W: Float>(
         run: 1,
         ..Default::default()
     };
-    let (parts, counter) = (session.empty::<f64>(parts_len(&[job])?)?, session.upload(&[0i32])?);
+    let (parts, counters) = (session.empty::<f64>(parts_len(&[job])?)?, session.upload(&[0i32; COUNTERS])?);
     // SAFETY: the buffers have the sizes that the job tells, and live on.
-    unsafe { forward(&session.queue(), &[job], &Dispersion::default(), parts.pointer(), counter.pointer())? };
+    unsafe { forward(&session.queue(), &[job], &Dispersion::default(), parts.pointer(), counters.pointer())? };
     let count = counts.to_vec()?.into_iter().map(|n| n as usize).collect();
     Ok(Moments { count, mean: mean.to_vec()?, variance: variance.to_vec()? })
 }

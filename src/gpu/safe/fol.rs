@@ -186,6 +186,7 @@ impl CudaFolBatch<'_> {
         for gate in &self.gates {
             let &CudaGate { experts, layout, .. } = gate;
             let (weights, row_mask) = (uses.read(&gate.weights)?, uses.read_or_none(&gate.row_mask)?);
+            // The weights may be any, those of a layer or not, and the mask another than the layer's.
             gates.push(DeviceGate { weights, columns: 0, row_mask, rows: gate.weights.len() / experts, experts, layout });
         }
         let similarity = uses.read(&self.similarity)?;
