@@ -73,13 +73,13 @@ template <class T, class Job> struct Finish {
     float v[2][2] = {};
 #pragma unroll
     for (int i = 0; i < 2; i++)
-      if (inside(column, i)) load_pair(job.template place<Out>() + at(column, i), v[i]);
+      if (inside(column, i)) unpack(load_pair(job.template place<Out>() + at(column, i)), v[i], Out{});
     return {v[0][0], v[0][1], v[1][0], v[1][1]};
   }
   PTX void put_f32(int column, float4 v) const {
     float* const to = job.template place<float>();
-    if (inside(column, 0)) *reinterpret_cast<float2*>(to + at(column, 0)) = make_float2(v.x, v.y);
-    if (inside(column, 1)) *reinterpret_cast<float2*>(to + at(column, 1)) = make_float2(v.z, v.w);
+    if (inside(column, 0)) store_pair(to + at(column, 0), v.x, v.y);
+    if (inside(column, 1)) store_pair(to + at(column, 1), v.z, v.w);
   }
   PTX bool inside(int column, int i) const { return first + row(i) < job.rows && column < left; }
   PTX int64_t at(int column, int i) const { return (first + row(i)) * job.stride() + column; }
