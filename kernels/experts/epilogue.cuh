@@ -11,27 +11,7 @@ PTX float4 operator*(float4 a, float4 b) { return {a.x * b.x, a.y * b.y, a.z * b
 struct Needs { float4 bias[2], extra[2], weight; };
 template <int Outputs> struct Finished { float4 value[Outputs], part; };
 
-// The activation of four elements; and `d` times its slope, in place.
-template <class Activation> struct Four {
-  Activation one;
-  PTX float4 operator()(float4 v) const { return {one(v.x).value, one(v.y).value, one(v.z).value, one(v.w).value}; }
-  PTX float4 operator()(float4 v, float4& d) const {
-    const Activated x = one(v.x), y = one(v.y), z = one(v.z), w = one(v.w);
-    d = d * float4{x.slope, y.slope, z.slope, w.slope};
-    return {x.value, y.value, z.value, w.value};
-  }
-};
-// Whichever the layer has.
-template <class T> struct FourOfAny {
-  static constexpr bool kRough = sizeof(T) == 2;
-  int activation;
-  template <class... D> PTX float4 operator()(float4 v, D&... d) const {
-    if (activation == 0) return Four<Relu>{}(v, d...);
-    if (activation == 2) return Four<Gelu<kRough>>{}(v, d...);
-    return Four<Swish<kRough>>{{steepness(activation)}}(v, d...);
-  }
-};
-// Where there is none.
+// Of a product that nothing activates.
 struct Plain {};
 // Of a gradient: added to what is there, or in its place.
 struct Added {};

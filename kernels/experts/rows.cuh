@@ -40,7 +40,7 @@ template <class Job> struct Rows {
       else store_row(job.template place<T>() + at(row), left, done.value[0]);
       return 0;
     } else if constexpr (Job::kActivates) {
-      return put(row, job.finish(FourOfAny<T>{job.p.activation}, sums, second, n));
+      return put(row, job.finish(FourOfAny<sizeof(T) == 2>{job.p.activation}, sums, second, n));
     } else {
       return put(row, job.finish(Plain{}, sums, second, n));
     }

@@ -54,3 +54,23 @@ PTX Activated activate(int activation, float x) {
   if (activation == 2) return Gelu<false>{}(x);
   return Swish<false>{steepness(activation)}(x);
 }
+
+// Of four elements, without a branch between them; and `d` times its slope, in place.
+template <class Activation> struct Four {
+  Activation one;
+  PTX float4 operator()(float4 v) const { return {one(v.x).value, one(v.y).value, one(v.z).value, one(v.w).value}; }
+  PTX float4 operator()(float4 v, float4& d) const {
+    const Activated x = one(v.x), y = one(v.y), z = one(v.z), w = one(v.w);
+    d = {d.x * x.slope, d.y * y.slope, d.z * z.slope, d.w * w.slope};
+    return {x.value, y.value, z.value, w.value};
+  }
+};
+// Whichever there is, which is chosen once for the four.
+template <bool Rough> struct FourOfAny {
+  int activation;
+  template <class... D> PTX float4 operator()(float4 v, D&... d) const {
+    if (activation == 0) return Four<Relu>{}(v, d...);
+    if (activation == 2) return Four<Gelu<Rough>>{}(v, d...);
+    return Four<Swish<Rough>>{{steepness(activation)}}(v, d...);
+  }
+};

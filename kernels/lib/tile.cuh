@@ -144,6 +144,6 @@ template <class T> struct Columns {
 template <class Operand> struct Activated : Operand {
   static constexpr bool exact = false;
   int activation;
-  PTX float4 mapped(float4 elements) const { return activate_four<false>(activation, elements).value; }
+  PTX float4 mapped(float4 elements) const { return FourOfAny<false>{activation}(elements); }
 };
 }
