@@ -63,9 +63,8 @@ template <class T, int n> PTX void row(const Combine& p, int64_t row) {
   bool minus = p.minus && (!p.needed || p.needed[row]);
   for (int64_t d = threadIdx.x % 32 * n; d < p.width; d += 32 * n) {
     float sum[n];
-    Held<float, n> plus;
-    Held<T, n> other;
-    if (p.plus) plus.load(p.plus + row * p.width + d);
+    Held<T, n> plus, other;
+    if (p.plus) plus.load(static_cast<const T*>(p.plus) + row * p.width + d);
     if (minus) other.load(static_cast<const T*>(p.minus) + row * p.minus_stride + d);
 #pragma unroll
     for (int i = 0; i < n; i++) sum[i] = 0.0f;

@@ -56,7 +56,7 @@ template <class T> PTX void rows_apart(const GateBackwardRows& p, void* shared) 
       else Way::multiply(dlogits, tile::Columns<T>{fc2, p.width, start, p.width}, p.experts, shared, sums);
       Way::each(sums, [&](int line, int other, float sum) {
         int64_t row = first + line, d = start + other;
-        if (row < p.rows && d < p.width) p.dx[row * p.width + d] = sum;
+        if (row < p.rows && d < p.width) static_cast<T*>(p.dx)[row * p.width + d] = narrow<T>(sum);
       });
     }
   }
@@ -119,7 +119,7 @@ template <class T> PTX void rows_joined(const GateBackwardRows& p) {
     for (int start = 0; start < p.width; start += Resident::kColumns) {
       tile_wide::Sums sums;
       tile_resident::multiply(dhidden, fc1, p.width, down, start, sums);
-      sums.write(p.dx, first, end, start, p.width, down);
+      sums.write(static_cast<T*>(p.dx), first, end, start, p.width, down);
     }
   }
 }

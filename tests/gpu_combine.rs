@@ -39,7 +39,7 @@ fn check<T: Element>(case: Case, seed: u64, bound: f64) {
     let needed: Vec<bool> = (0..rows).map(|row| row % 3 != 1).collect();
     let (pairs, minus) = (narrowed(seed, shift + count * width), narrowed(seed + 1, shift + rows * (width + gap)));
     let weight: Vec<f64> = uniform(seed + 2, count).into_iter().map(|v| v as f32 as f64).collect();
-    let plus: Vec<f64> = uniform(seed + 3, rows * width).into_iter().map(|v| v as f32 as f64).collect();
+    let plus = narrowed(seed + 3, rows * width);
 
     let mut want = vec![0.0; rows * width];
     for row in 0..rows {
@@ -58,7 +58,7 @@ fn check<T: Element>(case: Case, seed: u64, bound: f64) {
     }
 
     let (pairs, minus) = (upload::<T>(&gpu, &pairs), upload::<T>(&gpu, &minus));
-    let (weight, plus) = (upload::<f32>(&gpu, &weight), upload::<f32>(&gpu, &plus));
+    let (weight, plus) = (upload::<f32>(&gpu, &weight), upload::<T>(&gpu, &plus));
     let (row_pairs, shared_pairs) = (gpu.put(&row_pairs), gpu.put(&shared_pairs));
     let needed = upload_mask(&gpu, Some(needed));
     let out = gpu.new_of::<T>(shift + rows * (width + gap) - gap);

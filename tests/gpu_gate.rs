@@ -179,7 +179,7 @@ fn backward<T: Element, G: Element>(gpu: &Gpu, layer: &Layer, splits: Option<usi
     let hidden = gate_forward::<T>(gpu, layer, 0).hidden;
     let cut = gate::Cut::new(gpu.driver.facts().multiprocessors, T::DTYPE, rows, d, h, e).unwrap();
     let cut = gate::Cut { splits: splits.unwrap_or(cut.splits), ..cut };
-    let (dhidden, dx) = (gpu.new_of::<f32>(rows * h), gpu.new_of::<f32>(rows * d));
+    let (dhidden, dx) = (gpu.new_of::<f32>(rows * h), gpu.new_of::<T>(rows * d));
     let counters = gpu.new_of::<i32>(cut.tiles);
     let args = GateBackwardRows {
         dlogits: dlogits.pointer(),
@@ -234,12 +234,13 @@ fn check_back<T: Element, G: Element>(name: &str, layer: &Layer, gpu: &Gpu, spli
     (layer.dweights, layer.dprobabilities) = (None, None);
     layer.dy.fill(0.0);
     let (got, want) = (backward::<T, G>(gpu, &layer, splits, before), layer.reference().unwrap());
-    let bound = match G::DTYPE {
+    let of = |dtype: DType| match dtype {
         DType::Bf16 => 7e-3,
         DType::F16 => 1.5e-3,
         _ => 2e-5,
     };
-    assert_close(&format!("dx of {name}"), &got.dx, &want.dx, 2e-5);
+    let bound = of(G::DTYPE);
+    assert_close(&format!("dx of {name}"), &got.dx, &want.dx, of(T::DTYPE));
     for (p, got) in PARAMS.into_iter().zip(&got.gradients) {
         let want: Vec<f64> = want.gradients[p].iter().map(|g| g + before.unwrap_or(0.0)).collect();
         assert_close(&format!("{} of {name}", p.name()), got, &want, bound);

@@ -7,7 +7,7 @@ struct alignas(64) Combine {
   const float* weight;        // [P], or none: 1
   const int* row_pairs;       // [N, K], -1: dropped
   const int* shared_pairs;    // [N] the row's pair of the shared expert, -1: none; or none at all
-  const float* plus;          // [N, D], or none
+  const void* plus;           // [N, D] T, or none
   const void* minus;          // [N, D] T, or none
   const unsigned char* needed; // [N] 0: minus is not taken off that row; or none: it is off all
   void* out;                  // [N, D] T

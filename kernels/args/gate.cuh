@@ -19,14 +19,14 @@ struct alignas(64) GateForward {
   int rows, width, hidden_width, experts, top_k, activation, renormalise;
 };
 
-// From the gradient on the logits: dhidden [N, H] before the activation, and the gate's share of dx.
+// From the gradient on the logits: dhidden [N, H] before the activation, and the gate's share of dx, which is rounded to T as x is.
 struct alignas(64) GateBackwardRows {
   const float* dlogits;            // [N, E]
   const float* hidden;             // [N, H]
   const void* fc1_weight;          // [H, D] T, or none
   const void* fc2_weight;          // [E, H] T, or [E, D]
   float* dhidden;                  // [N, H]
-  float* dx;                       // [N, D]
+  void* dx;                        // [N, D] T
   int* counters;                   // [tiles] set to 0: those of the parameters' gradients
   int rows, width, hidden_width, experts, activation;
   int tiles;

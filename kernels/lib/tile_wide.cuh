@@ -20,7 +20,7 @@ struct Sums {
   PTX static int column(int j) { return (j * 4 + int(threadIdx.x) / 64) * 16; }
 
   // Writes 32 * `down` rows to a row-major matrix of so many columns, of which `first` and `start` are the tile's first; rows end at `end`.
-  PTX void write(float* to, int64_t first, int64_t end, int start, int columns, int down) const {
+  template <class Out> PTX void write(Out* to, int64_t first, int64_t end, int start, int columns, int down) const {
     bool paired = columns % 2 == 0 && aligned_pair(to);
     int lane = threadIdx.x % 32;
 #pragma unroll
@@ -31,12 +31,12 @@ struct Sums {
         int64_t own_row = first + row(i) + lane / 4 + v / 2 % 2 * 8;
         int own_column = start + column(v / 8) + v / 4 % 2 * 8 + lane % 4 * 2, left = own_row < end ? columns - own_column : 0;
         const float* sum = of[i][v / 8][v / 4 % 2] + v % 4;
-        float* at = to + own_row * columns + own_column;
+        Out* at = to + own_row * columns + own_column;
         if (paired && left > 0) {
           store_pair(at, sum[0], sum[1]);
         } else {
-          if (left > 0) at[0] = sum[0];
-          if (left > 1) at[1] = sum[1];
+          if (left > 0) at[0] = narrow<Out>(sum[0]);
+          if (left > 1) at[1] = narrow<Out>(sum[1]);
         }
       }
     }

@@ -41,6 +41,10 @@ template <class T> PTX uint32_t pair_of(T first, T second) { return uint32_t(fir
 PTX void store_pair(float* to, float first, float second) {
   *reinterpret_cast<uint64_t*>(to) = uint64_t(__float_as_uint(first)) | uint64_t(__float_as_uint(second)) << 32;
 }
+template <class T> PTX void store_pair(T* to, float first, float second) {
+  const float both[2] = {first, second};
+  *reinterpret_cast<uint32_t*>(to) = pack(both, T{});
+}
 PTX void unpack(float2 pair, float* to, float) {
   to[0] = pair.x;
   to[1] = pair.y;

@@ -144,7 +144,8 @@ impl<T: Element> LayerInput<T> {
                 .into_iter()
                 .fold(Cost::default(), |sum, cost| sum + cost),
             Stage::Combine => {
-                let of_gate = if backward && !self.given { n * d * wide } else { 0.0 };
+                let each = if self.on_device { size } else { wide };
+                let of_gate = if backward && !self.given { n * d * each } else { 0.0 };
                 Cost { flops: 2.0 * p * d, bytes: (p + n + minus) * d * size + of_gate }
             }
             _ => {

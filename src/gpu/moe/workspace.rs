@@ -118,7 +118,7 @@ pub(super) fn backward_space(
         dx: SplitSpace::take(&mut carve, plan.dx, config, sizes)?,
         dlogits: carve.take("the gradient on the logits", &[sizes.rows, config.experts.count], 4)?,
         dhidden: carve.take("the gradient on the gate's hidden layer", &[sizes.rows, hidden], 4)?,
-        dgate: carve.take("the gate's gradient on x", &[sizes.rows, config.width], 4)?,
+        dgate: carve.take("the gate's gradient on x", &[sizes.rows, config.width], bytes)?,
         gate_parts: carve.take("the parts of the gate's gradients", &[gate.parts_len()?], 4)?,
         gate_counters: carve.take("the counters", &[gate.tiles], 4)?,
     };

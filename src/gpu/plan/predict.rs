@@ -75,9 +75,9 @@ pub fn predict(
     let of_bias = if config.experts.bias { (needed.min(p) + e) * d * size } else { 0.0 };
     let route_backward = (0.0, lists + parts + 3.0 * n * e * 4.0 + of_bias, 0.0);
     let gate_backward = n * (hidden + e) * 4.0 + weights * size;
-    let backward_rows = (2.0 * n * weights, gate_backward + n * (d + hidden) * 4.0, 0.0);
+    let backward_rows = (2.0 * n * weights, gate_backward + n * (d * size + hidden * 4.0), 0.0);
     let backward_weights = (2.0 * n * weights, gate_backward + n * (d * size + hidden * 4.0), 0.0);
-    let of_gate = if given { 0.0 } else { n * d * 4.0 };
+    let of_gate = if given { 0.0 } else { n * d * size };
     let combine_backward = (2.0 * p * d, (p + n) * d * size + of_gate + minus, 0.0);
 
     let named = |stem: &str| instance(stem, dtype);
