@@ -169,10 +169,14 @@ template <class Team, int Held> PTX void columns(const RouteForward& p) {
   for (int64_t item = Team::first(); item < int64_t(p.samples) * p.experts; item += Team::step()) {
     Sample of{p, item / p.experts};
     int e = int(item % p.experts);
-    float weights[Held > 0 ? Held : 1];
+    [[maybe_unused]] float weights[Held > 0 ? Held : 1];
     auto load = [&](int t) { return p.weights[of.row(t) * p.experts + e]; };
-    if constexpr (Held > 0) load_all<Team, Held>(p.tokens, weights, load);
-    column<Team, Held>(of, e, [&](int t, int j) { return Held > 0 ? weights[j] : load(t); });
+    if constexpr (Held > 0) {
+      load_all<Team, Held>(p.tokens, weights, load);
+      column<Team, Held>(of, e, [&](int, int j) { return weights[j]; });
+    } else {
+      column<Team, Held>(of, e, [&](int t, int) { return load(t); });
+    }
   }
 }
 

@@ -145,16 +145,20 @@ fn any_other_axis_adds_one_launch_at_most() {
 #[test]
 fn a_layer_of_many_rows_multiplies_by_wgmma_on_hopper() {
     let (tokens, samples) = (60, 12);
-    for (seed, gated, shared_expert) in [(0, false, false), (1, true, true), (2, false, true)] {
-        let mut config = MoeConfig { shared_expert, ..MoeConfig::token_authors(264) };
-        (config.experts.width, config.experts.gated) = (328, gated);
+    // The first of them in tiles of 192 by 192, the last three products in one launch.
+    for (seed, gated, shared_expert, [width, expert_width]) in
+        [(0, false, false, [192, 384]), (1, true, true, [264, 328]), (2, false, true, [264, 328])]
+    {
+        let mut config = MoeConfig { shared_expert, ..MoeConfig::token_authors(width) };
+        (config.experts.width, config.experts.gated) = (expert_width, gated);
         let layer = Layer::random(config, tokens, samples, Layout::TokensFirst, seed);
         let settings = Settings { multiprocessors: 2 + seed as u32, ..Settings::new(seed, Arch::HOPPER) };
         let driver: Arc<dyn Driver> = Arc::new(Emulated::new(settings));
         let sizes = Sizes::new(&layer.config, tokens, samples, tokens * samples).unwrap();
         let plan = Plan::new(driver.facts(), &layer.config, DType::Bf16, &sizes);
         let by_wgmma = Product::ALL.into_iter().filter(|&product| plan.tile(product).engine == Engine::Wgmma);
-        assert!(by_wgmma.count() >= if gated { 5 } else { 6 } && (gated || plan.merges()), "{plan:?}");
+        assert!(by_wgmma.count() >= if gated { 5 } else { 6 }, "{plan:?}");
+        assert!(seed > 0 || (plan.rows == 192 && plan.merges()), "{plan:?}");
         let (device, want) = (Device::of("Hopper", driver), layer.reference().unwrap());
         check_against("bf16", &layer.run_on::<bf16, f32>(&device).unwrap(), &want, 7e-3, 2e-5);
         check_against("f16", &layer.run_on::<f16, f16>(&device).unwrap(), &want, 1.5e-3, 2e-5);

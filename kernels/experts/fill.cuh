@@ -3,9 +3,9 @@
 #include "experts/schedule.cuh"
 
 // The warpgroup that fills the ring. What is gathered, or a step that ends with an expert's pairs, comes by cp.async of all its threads,
-// which announce their steps when they have landed: no earlier than they must, while there is a stage to fill, and no later than
-// they can, while there is none. The rest comes by tensor maps, in boxes of 64 by 64 that the first thread asks for. Both write what wgmma reads: K-major as blocks of 64 of the product's
-// rows or columns, MN-major as blocks of 64 of them by 64 of K.
+// which announce their steps when they have landed: no earlier than they must, while there is a stage to fill, and no later than they can,
+// while there is none. The rest comes by tensor maps, in boxes of 64 by 64 that the first thread asks for. Both write what wgmma reads:
+// K-major as blocks of 64 of the product's rows or columns, MN-major as blocks of 64 of them by 64 of K.
 namespace experts {
 // Whether any of a launch's jobs has an operand that no map brings.
 template <class... Jobs> constexpr bool kCopied = (!(Jobs::kAMapped && Jobs::kBMapped) || ...);
@@ -55,7 +55,8 @@ template <class T, class Job, bool kCopies> struct Fill {
       mbarrier_arrive_expect_tx(ring.full(step), boxes * kBox);
       for (int i = 0; i < boxes; i++) {
         const int n = first + i, map = n / kGroups % count, column = n / kGroups / count;
-        tma_load_3d(ring.stage(step) + i * kBox, &job.p.maps.pairs[map], job.tile.column + column * 64, job.tile.pair + n % kGroups * 64, 0, ring.full(step));
+        const int first_column = job.tile.column + column * 64, first_pair = job.tile.pair + n % kGroups * 64;
+        tma_load_3d(ring.stage(step) + i * kBox, &job.p.maps.pairs[map], first_column, first_pair, 0, ring.full(step));
       }
     }
   }

@@ -184,8 +184,11 @@ template <class T, class Job> struct Finish {
         uint32_t words[Outputs][4];
         sixteen<kDirect>(how, step, s * kWide + pair * 16, sums, held, parts, words);
 #pragma unroll
-        for (int i = 0; i < Outputs; i++)
-          if (i == 0 || to[i]) stmatrix_x4((shared<Outputs>(i) + S::slot(lane() % 16, lane() / 16)) ^ pair << 5, words[i][0], words[i][1], words[i][2], words[i][3]);
+        for (int i = 0; i < Outputs; i++) {
+          const uint32_t at = (shared<Outputs>(i) + S::slot(lane() % 16, lane() / 16)) ^ pair << 5;
+          // Of what reads extras as well, the compiler would hold more at once than there are registers, were it not asked.
+          if (i == 0 || kExtras == 0 || to[i]) stmatrix_x4(at, words[i][0], words[i][1], words[i][2], words[i][3]);
+        }
       }
       for (int i = ended(s * kWide); i < ended((s + 1) * kWide); i++) ring.release(step + i, true);
       __syncwarp();
@@ -216,9 +219,9 @@ template <class T, class Job> struct Finish {
       const int activation = job.p.activation;
       if constexpr (Tile::kRows > 128) sheets<true, 1>(acc, step, typename Job::Folded{});         // tiles of folded layers alone
       else if (kAll == 2 && job.p.folded) sheets<true, 1>(acc, step, typename Job::Folded{});
-      else if (activation == 0) sheets<false, kAll>(acc, step, Four<Relu>{});
+      else if (activation == 0) sheets<kExtras == 0, kAll>(acc, step, Four<Relu>{});
       else if (activation == 2) sheets<false, kAll>(acc, step, Four<Gelu<true>>{});
-      else sheets<false, kAll>(acc, step, Four<Swish<true>>{{steepness(activation)}});
+      else sheets<true, kAll>(acc, step, Four<Swish<true>>{{steepness(activation)}});
     } else if constexpr (Job::kGradient) {
       if (job.p.accumulate || job.p.gradient_f32) sheets<false, kAll>(acc, step, Added{});
       else sheets<true, kAll>(acc, step, Written{});

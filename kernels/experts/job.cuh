@@ -12,10 +12,10 @@
 //   weight(row)         what finish needs of a row (kWeighs)
 //   put_part            the sum of a row's parts over the tile's columns (kParts)
 // and, for those that sum their first operand along K (kSums), times weights of its rows or not (kWeighsSums), `sums_first`, `sum_weight`
-// and `finish_sum`. kSplit: the product's columns
-// are of two matrices, half of each. kActivates: `how` is an activation, Folded where weights are, and then there is but the first output. kGradient: it is Written or Added, and the output may be f32.
-// kCut: blocks may split K's steps of a tile among them, `splits` of them. Engine `wgmma` brings operand a or b by a tensor map (kAMapped,
-// kBMapped), from where a_from or b_from says; kTails: but for a last step that ends within.
+// and `finish_sum`. kSplit: the product's columns are of two matrices, half of each. kActivates: `how` is an activation, Folded where
+// weights are, and then there is but the first output. kGradient: it is Written or Added, and the output may be f32. kCut: blocks may split
+// K's steps of a tile among them, `splits` of them. Engine `wgmma` brings operand a or b by a tensor map (kAMapped, kBMapped), from where
+// a_from or b_from says; kTails: but for a last step that ends within.
 namespace experts {
 // Where boxes of an operand begin: of which map, at which of the product's rows or columns, of K and of the matrices.
 struct From { const TensorMap* map; int mn, k, z; };
@@ -25,8 +25,8 @@ template <class T, class Arguments, class Tile> struct OfPairs {
   using Element = T;
   using Args = Arguments;
   using Blocks = Tile;
-  static constexpr bool kSums = false, kParts = false, kSplit = false, kCut = false, kWeighs = false, kActivates = false, kGradient = false, kWeighsSums = false;
-  static constexpr bool kAMapped = false, kBMapped = true, kTails = false, sums_first = false;
+  static constexpr bool kSums = false, kWeighsSums = false, sums_first = false, kParts = false, kSplit = false, kCut = false, kWeighs = false;
+  static constexpr bool kActivates = false, kGradient = false, kAMapped = false, kBMapped = true, kTails = false;
   static constexpr int kColumns = Tile::kColumns, kOutputs = 1, kBiases = 0, kExtras = 0;
   const Args& p;
   PairTile tile;

@@ -1,12 +1,12 @@
-// experts, engine `wgmma` of sm_90a: the grouped products of the experts, sum over k of a[m, k] b[n, k], a tile of 128 by 128 or 256, or of 192
-// by 192, at a time.
+// experts, engine `wgmma` of sm_90a: the grouped products of the experts, sum over k of a[m, k] b[n, k], a tile of 128 by 128 or 256 at a
+// time; or of 192 by 192, which draws less of the second-level cache, for layers whose weights are folded.
 //
-// Three or four warpgroups: one fills a ring of stages in shared memory (experts/fill.cuh), the others multiply 64 rows each out of it (experts/multiply.cuh)
-// while the next steps, and the next tile's, are on their way, and finish what they have (experts/finish.cuh). The job (experts/job.cuh)
-// says which rows, and what becomes of the product.
+// Three or four warpgroups: one fills a ring of stages in shared memory (experts/fill.cuh), the others multiply 64 rows each out of it
+// (experts/multiply.cuh) while the next steps, and the next tile's, are on their way, and finish what they have (experts/finish.cuh). The job
+// (experts/job.cuh) says which rows, and what becomes of the product.
 // Grid: any, a block a multiprocessor; blocks take tiles in turn. Threads 128, and 128 for each 64 rows. Shared memory: the ring's, 4 stages
-// of 48 KiB or 6 of 32, and 4 KiB for each warp that multiplies, or 2 of three groups. Deterministic: each sum has one order, whatever the grid.
-// Launched by src/gpu/experts.rs.
+// of 48 KiB or 6 of 32, and 4 KiB for each warp that multiplies, or 2 of three groups. Deterministic: each sum has one order, whatever the
+// grid. Launched by src/gpu/experts.rs.
 #include "experts/backward.cuh"
 #include "experts/fill.cuh"
 #include "experts/forward.cuh"

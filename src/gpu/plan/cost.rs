@@ -11,7 +11,7 @@
 //! memory, and than the deepest tile alone; a launch is added.
 //!
 //! What is bound by two of these at once takes longer than by either, and that is not in here. So a prediction is rather a lower bound of
-//! time: of the layer that SonicMoE runs at 404 TFLOP/s on an H100 (D = 768, F = 1024, gated) the products alone come out at 590. It tells
+//! time: of the layer that SonicMoE runs at 404 TFLOP/s on an H100 (D = 768, F = 1024, gated) the products alone come out at 610. It tells
 //! tiles apart all the same.
 
 use super::card::Card;
@@ -54,8 +54,9 @@ const INSTRUCTIONS: f64 = 4.0 * 32.0 * 1.75e9;
 const THROUGH_SHARED: f64 = 5.0;
 
 /// The share of the card's peak that the main loop reaches: with tiles of 128 by 256 and no multicast 704 of 763 TFLOP/s (fast.cu's ladder),
-/// with tiles of 192 by 192 and no multicast 766 of 794 and 777 of 808 (its README); gathering costs 6.3 % along M and 8.5 % along K (SonicMoE). On Hopper `mma.sync` reaches 63 % of the peak (Luo et al., 2024), and from
-/// shared memory no more than 67 %; elsewhere three quarters are expected of a plain pipeline. Small tiles read more for what they multiply.
+/// with tiles of 192 by 192 and no multicast 766 of 794 and 777 of 808 (its README); gathering costs 6.3 % along M and 8.5 % along K
+/// (SonicMoE). On Hopper `mma.sync` reaches 63 % of the peak (Luo et al., 2024), and from shared memory no more than 67 %; elsewhere three
+/// quarters are expected of a plain pipeline. Small tiles read more for what they multiply.
 fn efficiency(tile: Tile, product: Product, arch: Arch) -> f64 {
     let gathered = match (product.gathers(), product.is_over_pairs()) {
         (false, _) => 1.0,

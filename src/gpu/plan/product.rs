@@ -124,17 +124,17 @@ impl Load {
     fn instructions(&self, product: Product) -> f64 {
         let activation = match self.activation {
             Activation::Relu => 1.0,
-            Activation::QuickGelu | Activation::Silu => 9.0,
-            Activation::Gelu => 26.0,
+            Activation::QuickGelu | Activation::Silu => 4.5,
+            Activation::Gelu => 30.0,
         };
         match product {
             Product::Up if self.folded => 5.0,
             // Two elements of the product are one of the hidden layer.
-            Product::Up if self.gated => (12.0 + activation) / 2.0,
-            Product::Up => 9.0 + activation,
+            Product::Up if self.gated => (10.0 + activation) / 2.0,
+            Product::Up => 6.0 + activation,
             Product::Dinner if self.folded => 7.0,
-            Product::Dinner if self.gated => 16.0 + 1.1 * activation,
-            Product::Dinner => 12.0 + 1.2 * activation,
+            Product::Dinner if self.gated => 20.0 + 1.2 * activation,
+            Product::Dinner => 14.0 + 1.2 * activation,
             Product::Down => 4.0,
             Product::Dx | Product::Dfc1 | Product::Dfc2 => 2.5,
         }
