@@ -332,7 +332,7 @@ fn check_stride(stride: i64, width: i32) -> Result<()> {
 /// Tiles of pairs by tiles of columns. The list's tiles are the kernel's, but that those of 64 rows take any multiple of that apart.
 fn pair_tiles(list: &Pairs, pairs: usize, experts: i32, shared: bool, tile: Tile, columns: [i32; 2]) -> Result<usize> {
     let (rows, listed) = (tile.rows, list.tile_rows);
-    if listed < 1 || listed as usize % rows != 0 || (listed as usize != rows && rows != Tile::APART) {
+    if listed < 1 || !(listed as usize).is_multiple_of(rows) || (listed as usize != rows && rows != Tile::APART) {
         return Err(Error::config("the rows of the list's tiles", rows.to_string(), listed));
     }
     let [columns, tile_columns] = columns.map(|n| n as usize);
