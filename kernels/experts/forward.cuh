@@ -63,7 +63,9 @@ template <class T, class Tile> struct Down : OfPairs<T, ExpertsDown, Tile> {
     const int f = p.expert_width;
     a = {static_cast<const T*>(p.hidden) + int64_t(tile.pair) * f, nullptr, f, tile.rows, f, nullptr, 0};
     const T* fc2 = of_expert<const T>(p.experts_weights.fc2_weight, p.shared_weights.fc2_weight, tile.expert, p.experts, int64_t(p.width) * f);
-    b = {fc2 + int64_t(tile.column) * f, nullptr, f, p.width - tile.column, f, nullptr, 0};
+    fc2 += int64_t(tile.column) * f;
+    opaque(fc2);                                 // or the compiler keeps both, and spills one
+    b = {fc2, nullptr, f, p.width - tile.column, f, nullptr, 0};
   }
   PTX int left() const { return p.width - tile.column; }
   PTX int64_t stride() const { return p.width; }
