@@ -15,20 +15,29 @@ PTX float max_nan(float a, float b) {
 PTX float max_nan(float a, float b) { return a <= b ? b : a; }
 #endif
 
-// Rough: without branches, for what is rounded to 16 bits. exp within some 2 units in the last place of f32; a sigmoid as half of 1 + tanh(x / 2),
-// which is one instruction, within 2^-12.
+// 2^x and 1/x within 2 units in the last place, one instruction each; what is below 2^-126 is 0.
 #if defined(__CUDACC__)
-template <bool Rough> PTX float exponential(float x) { return Rough ? __expf(x) : expf(x); }
-template <bool Rough> PTX float sigmoid(float x) {
-  if (!Rough) return 1.0f / (1.0f + expf(-x));
-  float t;
-  asm("tanh.approx.f32 %0, %1;" : "=f"(t) : "f"(0.5f * x));
-  return 0.5f + 0.5f * t;
+PTX float exp2_rough(float x) {
+  float r;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+  return r;
+}
+PTX float reciprocal_rough(float x) {
+  float r;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+  return r;
 }
 #else
-template <bool> PTX float exponential(float x) { return expf(x); }
-template <bool> PTX float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+PTX float exp2_rough(float x) { return exp2f(x); }
+PTX float reciprocal_rough(float x) { return 1.0f / x; }
 #endif
+
+// Rough: without branches, for what is rounded to 16 bits or summed with what was.
+template <bool Rough> PTX float exponential(float x) { return Rough ? exp2_rough(x * 1.44269504f) : expf(x); }
+template <bool Rough> PTX float sigmoid(float x) {
+  const float above = 1.0f + exponential<Rough>(-x);
+  return Rough ? reciprocal_rough(above) : 1.0f / above;
+}
 
 struct Relu {
   PTX Activated operator()(float x) const { return {max_nan(x, 0.0f), x <= 0.0f ? 0.0f : 1.0f}; }

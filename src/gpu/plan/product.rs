@@ -124,7 +124,7 @@ impl Load {
     fn instructions(&self, product: Product) -> f64 {
         let activation = match self.activation {
             Activation::Relu => 1.0,
-            Activation::QuickGelu | Activation::Silu => 4.5,
+            Activation::QuickGelu | Activation::Silu => 6.5,
             Activation::Gelu => 30.0,
         };
         match product {
@@ -133,8 +133,8 @@ impl Load {
             Product::Up if self.gated => (10.0 + activation) / 2.0,
             Product::Up => 6.0 + activation,
             Product::Dinner if self.folded => 7.0,
-            Product::Dinner if self.gated => 20.0 + 1.2 * activation,
-            Product::Dinner => 14.0 + 1.2 * activation,
+            Product::Dinner if self.gated => 19.0 + 1.2 * activation,
+            Product::Dinner => 13.0 + 1.2 * activation,
             Product::Down => 4.0,
             Product::Dx | Product::Dfc1 | Product::Dfc2 => 2.5,
         }
