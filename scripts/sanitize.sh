@@ -11,9 +11,9 @@ kind=${1:-}
 skip="planted side_by_side larger_than offsets_beyond a_million no_doubt"
 case $kind in
 address) sanitizers=address,undefined ;;
-# What compares orders of threads, and large cases of what small ones have as well: hundreds of samples, recorded losses, wide layers.
-# A launch that failed is abandoned with its threads, of which later ones on the same stacks know nothing.
-thread) sanitizers=thread skip="$skip same_bits bits_do_not hundreds_of_samples large_sets small_blurs recorded_cases losses large_layers many_rows no_tensor_map gradients_anywhere launch_that_failed" ;;
+# What compares orders of threads, and large cases of what small ones have as well: hundreds of samples, recorded losses, wide layers,
+# every layer that `check` has. A launch that failed is abandoned with its threads, of which later ones on the same stacks know nothing.
+thread) sanitizers=thread skip="$skip same_bits bits_do_not hundreds_of_samples large_sets small_blurs recorded_cases losses large_layers many_rows no_tensor_map gradients_anywhere launch_that_failed decisions_hold" ;;
 *) sed -n '2,6s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
 shift
