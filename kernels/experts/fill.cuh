@@ -1,5 +1,5 @@
 #pragma once
-#include "experts/ring.cuh"
+#include "experts/finish.cuh"
 #include "experts/schedule.cuh"
 
 // The warpgroup that fills the ring. What is gathered, or a step that ends with an expert's pairs, comes by cp.async of all its threads,
@@ -74,7 +74,7 @@ template <class T, class Job, bool kCopies> struct Fill {
 
   PTX void tile(Job& job) {
     const int once = ceil_div(job.depth, kStep<T>), steps = job.segments * once;
-    constexpr int extra = (Job::kExtras * kGroups * Tile::kColumns / 64 + Stages::kBoxes - 1) / Stages::kBoxes;
+    constexpr int extra = Finish<T, Job>::begun(Job::kColumns);
     if constexpr (kCopies) {
       job.open();
       if constexpr (!kAMapped || Job::kTails) job.a.begin();
